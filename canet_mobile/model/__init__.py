@@ -1,0 +1,1 @@
+"""The routing space, the weight-shared supernet and the router."""

@@ -1,0 +1,41 @@
+"""JSON Schemas: one home for the shape of every document that leaves a command."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from canet_mobile.errors import CanetError
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """The schema ``schemas/<name>.schema.json`` that ships with the package."""
+    text = (resources.files("canet_mobile.schemas") / f"{name}.schema.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def validate(document: Any, name: str, *, where: object) -> None:
+    """Check a document against a schema.
+
+    Raises:
+        CanetError: names the file, the field, the value and what was expected.
+    """
+    import jsonschema
+
+    schema = load_schema(name)
+    expected = schema["properties"].get("schema_version", {}).get("const")
+    found = document.get("schema_version") if isinstance(document, dict) else None
+    if expected is not None and found != expected:
+        raise CanetError(
+            f"schema_version is {found!r}, this version of canet-mobile reads {expected!r}",
+            where=where,
+            fix="make the artefact again with this version",
+        )
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
+    if error is not None:
+        raise CanetError(
+            f"field {error.json_path}: {error.message}", where=where, fix="make the artefact again"
+        )

@@ -1,0 +1,1 @@
+"""JSON Schemas of every artefact, shared by Python, Kotlin and Swift."""
