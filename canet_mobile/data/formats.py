@@ -68,9 +68,7 @@ class Source:
         return int(self.header and self.format in ("csv", "tsv", "recbole"))
 
 
-def open_source(
-    path: Path, scratch: Path, *, format: Format | None = None, header: bool = True
-) -> Source:
+def open_source(path: Path, scratch: Path, *, format: Format | None = None, header: bool = True) -> Source:
     """Find out what a source is, from its content and its name.
 
     Args:
@@ -100,7 +98,9 @@ def open_source(
     named_parquet = ".parquet" in path.suffixes
     if magic == _PARQUET or named_parquet or format == "parquet":
         if magic != _PARQUET:
-            raise CanetError("is not a Parquet file (it does not start with PAR1)", where=path, fix=_PASS_FORMAT)
+            raise CanetError(
+                "is not a Parquet file (it does not start with PAR1)", where=path, fix=_PASS_FORMAT
+            )
         if format not in (None, "parquet"):
             raise CanetError(f"is a Parquet file, not {format}", where=path, fix="leave --format out")
         return Source(path, (path,), path, "parquet")
@@ -229,7 +229,7 @@ def _read_head(path: Path, text: Path) -> list[str]:
 def _decompress(path: Path, target: Path) -> Path:
     """A plain copy of a gzipped file: its checksum is verified, and Polars can map it."""
     try:
-        with disk_errors(target), gzip.open(path, "rb") as packed, target.open("wb") as plain:
+        with disk_errors(target), gzip.GzipFile(path, "rb") as packed, target.open("wb") as plain:
             _copy(packed, plain)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CanetError(
@@ -238,7 +238,7 @@ def _decompress(path: Path, target: Path) -> Path:
     return target
 
 
-def _copy(packed: IO[bytes], plain: IO[bytes]) -> None:
+def _copy(packed: gzip.GzipFile, plain: IO[bytes]) -> None:
     while block := packed.read(1 << 20):
         plain.write(block)
 
@@ -251,7 +251,9 @@ def _parquet_parts(path: Path) -> tuple[Path, ...]:
         if part.is_file() and not any(name[0] in "_." for name in part.relative_to(path).parts)
     ]
     if not parts:
-        raise CanetError("the folder holds no .parquet file", where=path, fix="name a file, or the right folder")
+        raise CanetError(
+            "the folder holds no .parquet file", where=path, fix="name a file, or the right folder"
+        )
     return tuple(parts)
 
 

@@ -1,0 +1,1 @@
+"""One module per command; each exposes the command under its own name."""

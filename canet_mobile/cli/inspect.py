@@ -1,0 +1,218 @@
+"""`canet-mobile inspect`: what is inside a dataset, a run or a package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+KINDS = ("dataset", "run", "package")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def inspect(path: Path | None, as_json: bool) -> None:
+    """Show what is inside PATH: a dataset, a run or a package [default: runs/latest].
+
+    The checksums of datasets and packages are verified. For a package it lists every route with its costs and
+    what of it is left outside the accelerated delegate: that is what makes a route slow.
+
+    \b
+    Examples:
+      canet-mobile inspect
+      canet-mobile inspect datasets/clicks
+      canet-mobile inspect packages/clicks
+      canet-mobile inspect clicks.zip --json
+    """
+    found = describe(path)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    {"dataset": _print_dataset, "run": _print_run, "package": _print_package}[found["kind"]](found)
+
+
+def describe(path: Path | None) -> dict[str, Any]:
+    """What is inside an artefact, by the ``kind`` of its manifest.
+
+    Raises:
+        CanetError: there is no such path, it is no artefact of canet-mobile, or it is damaged.
+    """
+    from canet_mobile.errors import CanetError
+    from canet_mobile.files import MANIFEST, read_json
+
+    if path is None:
+        return _describe_run(None)
+    if not path.exists():
+        raise CanetError("no such file or folder", where=path, fix="give a dataset, a run or a package")
+    if path.is_file():
+        if path.name == MANIFEST:
+            path = path.parent
+        elif path.name == "latest":
+            return _describe_run(path)
+        else:
+            return _describe_package(path)
+    if not (path / MANIFEST).is_file():
+        raise CanetError(
+            f"holds no {MANIFEST}, so it is not an artefact of canet-mobile",
+            where=path,
+            fix="give a dataset, a run or a package",
+        )
+    manifest = read_json(path / MANIFEST)
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind == "dataset":
+        return _describe_dataset(path, manifest)
+    if kind == "run":
+        return _describe_run(path)
+    if kind == "package":
+        return _describe_package(path)
+    raise CanetError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}", where=path / MANIFEST)
+
+
+def _describe_dataset(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    from canet_mobile.files import MANIFEST, verify_files
+    from canet_mobile.schema import validate
+
+    validate(manifest, "dataset", where=path / MANIFEST)
+    verify_files(path, manifest["files"])
+    fields = ("kind", "name", "created_by", "counts", "has_times", "content_hash", "files")
+    return {"path": str(path), **{field: manifest[field] for field in fields}}
+
+
+def _describe_run(path: Path | None) -> dict[str, Any]:
+    from canet_mobile.files import read_json
+    from canet_mobile.train.run import find_run
+
+    run = find_run(path)
+    manifest = run.manifest
+    fields = (
+        "kind",
+        "name",
+        "created_by",
+        "status",
+        "config",
+        "dataset",
+        "progress",
+        "checkpoints",
+        "routing",
+    )
+    evaluations = {
+        file.stem.removeprefix("evaluation-"): read_json(file)
+        for file in sorted(run.directory.glob("evaluation-*.json"))
+    }
+    return {
+        "path": str(run.directory),
+        **{field: manifest[field] for field in fields},
+        "evaluations": evaluations,
+    }
+
+
+def _describe_package(path: Path) -> dict[str, Any]:
+    from canet_mobile.replay.package import open_package
+
+    package = open_package(path)
+    delegation = {row["entry"]: row for row in package.manifest["delegation"]}
+    routes = []
+    for row in [package.manifest["router"], *package.manifest["routes"]]:
+        found = delegation.get(row["entry"], {"partitions": None, "undelegated": {}})
+        routes.append({**row, "partitions": found["partitions"], "undelegated": found["undelegated"]})
+    manifest = {k: v for k, v in package.manifest.items() if k not in ("router", "routes", "delegation")}
+    return {
+        "path": str(path),
+        **manifest,
+        "sha256": package.sha256,
+        "golden_rows": len(package.golden),
+        "entries": routes,
+        "warnings": list(package.warnings),
+    }
+
+
+def _rows(rows: list[tuple[str, str]]) -> None:
+    for label, value in rows:
+        click.echo(f"{label:<18}{value}")
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "not measured"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _print_dataset(found: dict[str, Any]) -> None:
+    counts = found["counts"]
+    _rows(
+        [
+            ("dataset", f"{found['name']} in {found['path']}"),
+            *((name, f"{counts[name]:,}") for name in ("users", "histories", "items", "interactions")),
+            ("times", "yes" if found["has_times"] else "no: the order of the log"),
+            ("content", found["content_hash"][:16]),
+            *((file["name"], _size(file["bytes"])) for file in found["files"]),
+        ]
+    )
+
+
+def _print_run(found: dict[str, Any]) -> None:
+    config, progress = found["config"], found["progress"]
+    best = progress["best_ndcg10"]
+    stopped = f", stopped by {progress['stopped_by']}" if progress["stopped_by"] else ""
+    rows = [
+        ("run", f"{found['name']} in {found['path']}"),
+        ("status", f"{found['status']}, epoch {progress['epoch']}, {progress['seconds']:.0f} s{stopped}"),
+        ("dataset", f"{found['dataset']['name']}, {found['dataset']['items']:,} items"),
+        ("model", f"{config['model']}, recipe {config['recipe']}, seed {config['seed']}"),
+        ("space", " x ".join(str(list(config[name])) for name in ("embedding", "hidden", "depth"))),
+        ("length", str(config["length"])),
+        (
+            "best epoch",
+            "none yet" if best is None else f"{progress['best_epoch']}, validation NDCG@10 {best:.4f}",
+        ),
+    ]
+    rows += [
+        (f"file {role}", f"{f['name']}, {_size(f['bytes'])}") for role, f in found["checkpoints"].items()
+    ]
+    rows += [(f"evaluated on {split}", "see --json") for split in found["evaluations"]]
+    _rows(rows)
+
+
+def _print_package(found: dict[str, Any]) -> None:
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    sizes, accuracy = found["sizes"], found["accuracy"]
+    parts = ("item_table", "classifier", "layers", "router", "graph")
+    named = ", ".join(f"{part.replace('_', ' ')} {_size(sizes[f'{part}_bytes'])}" for part in parts)
+    scores = "not measured"
+    if accuracy is not None:
+        names = {
+            "pytorch_fp32": "PyTorch fp32",
+            "pytorch_same_integers": "same integers",
+            "package_host": "package",
+        }
+        scores = ", ".join(
+            f"{label} {accuracy[k]:.4f}" for k, label in names.items() if accuracy[k] is not None
+        )
+    _rows(
+        [
+            ("package", f"{found['name']} in {found['path']} ({found['sha256'][:16]})"),
+            ("target", f"{found['target']}, {found['quantization']}, made by {found['created_by']}"),
+            ("tools", ", ".join(f"{name} {version}" for name, version in found["exporter"].items())),
+            ("minimum", ", ".join(f"{name} {version}" for name, version in found["minimum_os"].items())),
+            ("input", f"{found['length']} of {found['items']:,} items, left-padded int32"),
+            ("output", f"top {found['k']}, seen={found['seen']}"),
+            ("size", f"{_size(sizes['total_bytes'])}: {named}"),
+            ("full model alone", _size(sizes["full_model_alone_bytes"])),
+            ("one file per route", _size(sizes["separate_files_bytes"])),
+            ("NDCG@10", scores),
+            ("golden rows", str(found["golden_rows"])),
+            ("from", f"run {found['checkpoint']['run']}, dataset {found['dataset']['name']}"),
+        ]
+    )
+    click.echo(
+        f"\n{'id':>3}  {'entry':<16}{'paper':>9}{'executed':>10}  MFLOPs   delegate partitions; outside of them"
+    )
+    for row in found["entries"]:
+        outside = ", ".join(f"{name} x{count}" for name, count in row["undelegated"].items()) or "nothing"
+        partitions = "?" if row["partitions"] is None else row["partitions"]
+        costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
+        click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{'':<10}{partitions}; {outside}")

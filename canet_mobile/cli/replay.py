@@ -1,0 +1,147 @@
+"""`canet-mobile replay`: held-out users through a package, on a device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option(
+    "--device", default="host", show_default=True, metavar="host|arm64|android|ios", help="Where to run it."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder [default: the one the package names]."
+)
+@click.option(
+    "--run",
+    "run_path",
+    type=click.Path(path_type=Path),
+    help="Run it was exported from [default: found in runs/].",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Users, evenly spaced."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Runtime threads.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the report to this JSON file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def replay(
+    *,
+    package: Path,
+    device: str,
+    data: Path | None,
+    run_path: Path | None,
+    limit: int,
+    threads: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay the test users of PACKAGE's dataset through the runtime, as an app would.
+
+    For each user: run the router, then the submodel it names. Reports accuracy beside PyTorch's on the same
+    users, how often both agree, latency without loading and warm-up, load times and memory. Accuracy is under
+    the package's own seen policy; another one cannot be computed from its lists.
+
+    \b
+    Examples:
+      canet-mobile replay packages/clicks
+      canet-mobile replay clicks.zip --data datasets/clicks --run runs/clicks --limit 200
+      canet-mobile replay packages/clicks --threads 2 --out replay.json
+      canet-mobile replay packages/clicks --json | jq .latency_ms.total
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from canet_mobile.data.split import held_out
+    from canet_mobile.files import write_json
+    from canet_mobile.replay.host import require_built
+    from canet_mobile.replay.package import open_package
+    from canet_mobile.replay.reference import find_checkpoint, find_dataset
+    from canet_mobile.replay.replay import replay as run_replay
+    from canet_mobile.schema import validate
+
+    require_built(device)
+    opened = open_package(package)
+    for warning in opened.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    checkpoint = find_checkpoint(opened, run_path)
+    if checkpoint is None:
+        click.echo("note: the checkpoint is not here (--run), so there are no PyTorch figures", err=True)
+    run, model = checkpoint or (None, None)
+    dataset = find_dataset(opened, data, run)
+    queries = held_out(dataset, "test", limit=limit)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"replaying on {device}", total=len(queries))
+        report = run_replay(
+            opened,
+            queries,
+            reference=model,
+            device=device,
+            threads=threads,
+            progress=lambda n: bar.advance(task, n),
+        )
+    report["data"] = {
+        "name": dataset.name,
+        "content_hash": dataset.content_hash,
+        "split": "test",
+        "users": len(queries),
+        "of": dataset.num_histories,
+    }
+    validate(report, "replay", where="the report")
+    if out is not None:
+        write_json(out, report)
+        click.echo(f"wrote {out}", err=True)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    package, device, data = report["package"], report["device"], report["data"]
+    click.echo(f"{package['path']}  {package['name']}, {package['quantization']}, seen={package['seen']}")
+    click.echo(
+        f"{device['name']}, {device['runtime']}, {device['threads']} thread(s), {report['machine']['cpu']}; "
+        f"{data['users']:,} of {data['of']:,} test users\n"
+    )
+    ours, theirs = report["metrics"]["package"], report["metrics"]["pytorch"]
+    click.echo(f"{'':<12}{'package':>10}{'PyTorch':>10}")
+    for name, label in (("ndcg@10", "NDCG@10"), ("recall@10", "Recall@10")):
+        other = "-" if theirs is None else f"{theirs[name]:.4f}"
+        click.echo(f"{label:<12}{ours[name]:>10.4f}{other:>10}")
+    agreement = report["agreement"]
+    if agreement is not None:
+        click.echo(f"same route {agreement['router']:.1%}, top-10 overlap {agreement['top10_overlap']:.3f}")
+    costs = report["costs"]
+    largest = costs["largest"]
+    click.echo(
+        f"mean cost {costs['executed_mflops']:.2f} MFLOPs executed, {costs['paper_mflops']:.2f} by the paper "
+        f"({largest['entry']}: {largest['executed_mflops']:.2f}, {largest['paper_mflops']:.2f})\n"
+    )
+    click.echo(f"{'latency ms':<16}{'users':>7}{'p50':>9}{'p90':>9}{'p99':>9}{'load':>9}{'first':>9}")
+    load = report["load_ms"]
+    _print_latency(
+        "router", data["users"], report["latency_ms"]["router"], load["router"], load["router_first_run"]
+    )
+    for route in report["routes"]:
+        if route["users"]:
+            percentiles = route["latency_ms"]["submodel"]
+            _print_latency(
+                route["entry"], route["users"], percentiles, route["load_ms"], route["first_run_ms"]
+            )
+    _print_latency("total", data["users"], report["latency_ms"]["total"], load["program"], None)
+    memory = report["memory_bytes"]
+    if memory["process_peak"] is not None:
+        click.echo(f"\npeak memory of the process {memory['process_peak'] / 2**20:.0f} MiB (Python included)")
+
+
+def _print_latency(
+    name: str, users: int, percentiles: dict[str, float], load: float | None, first: float | None
+) -> None:
+    cells = [percentiles["p50"], percentiles["p90"], percentiles["p99"], load, first]
+    numbers = "".join(f"{'-' if cell is None else f'{cell:.3f}':>9}" for cell in cells)
+    click.echo(f"{name:<16}{users:>7,}{numbers}")

@@ -1,0 +1,124 @@
+"""``canet-mobile train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from canet_mobile.errors import UsageError
+
+NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably help"
+
+
+@click.command("train")
+@click.option("--data", type=click.Path(path_type=Path), help="Data set directory. Default: the embedded set.")
+@click.option("--model", default="canet", show_default=True, help="canet, or sasrec for the plain model.")
+@click.option("--preset", default="default", show_default=True, help="default, quick, paper or long.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file of configuration keys.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one key; repeatable.")
+@click.option("--width", type=int, help="Width of a SASRec (default 128).")
+@click.option("--depth", type=int, help="Blocks of a SASRec (default 8).")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/<data>-<model>-<n>.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
+@click.option("--force", is_flag=True, help="Replace an older run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
+def train(
+    data: Path | None,
+    model: str,
+    preset: str,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    width: int | None,
+    depth: int | None,
+    out: Path | None,
+    resumed: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a model; the run directory holds everything later commands need.
+
+    Keys of the configuration (see docs/training.md) come from the preset, then the --config file, then each
+    --set. Ctrl-C saves the state; --resume goes on to the same result as an uninterrupted run.
+
+    \b
+    Examples:
+      canet-mobile train                                   the embedded data set, default recipe
+      canet-mobile train --preset quick                    minutes on two cores
+      canet-mobile train --data shop --set epochs=12 --set batch=128
+      canet-mobile train --data shop --preset paper        the paper's joint losses
+      canet-mobile train --model sasrec --width 64 --depth 2
+      canet-mobile train --resume runs/latest
+      torchrun --nproc-per-node 2 -m canet_mobile train    several processes (DDP)
+    """
+    from canet_mobile.cli.progress import TrainReporter
+    from canet_mobile.train.config import build_config
+    from canet_mobile.train.run import RUNS, find_run, open_dataset
+    from canet_mobile.train import trainer
+
+    if resumed is not None:
+        if settings or config_file or width or depth or preset != "default" or model != "canet":
+            raise UsageError(
+                "a resumed run keeps its own configuration", fix="drop every option but --resume and --data"
+            )
+        run = find_run(resumed)
+        dataset = open_dataset(run, data)
+        with TrainReporter(run.config) as reporter:
+            run = trainer.resume(run, dataset, reporter=reporter)
+    else:
+        config = build_config(
+            preset=preset, model=model, file=config_file, settings=settings, width=width, depth=depth
+        )
+        dataset = _dataset(data)
+        directory = out or _free_name(RUNS, f"{dataset.name}-{_label(config)}")
+        with TrainReporter(config) as reporter:
+            run = trainer.train(config, dataset, directory, force=force, reporter=reporter)
+    if not _is_main_process():
+        return
+    click.echo(json.dumps(run.manifest, indent=2) if as_json else _summary(run))
+
+
+def _is_main_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _dataset(directory: Path | None) -> Any:
+    from canet_mobile.data.dataset import load_dataset
+    from canet_mobile.data.embedded_set import embedded_dataset
+
+    return load_dataset(directory) if directory is not None else embedded_dataset()
+
+
+def _label(config: Any) -> str:
+    if config.model == "sasrec":
+        return f"sasrec-{config.hidden[0]}x{config.depth[0]}"
+    return f"canet-{config.recipe}"
+
+
+def _free_name(parent: Path, stem: str) -> Path:
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def _summary(run: Any) -> str:
+    progress, routing = run.manifest["progress"], run.manifest["routing"]
+    lines = [f"run            {run.directory}"]
+    lines.append(
+        f"validation     NDCG@10 {progress['best_ndcg10']:.4f} (seen items kept), best epoch "
+        f"{progress['best_epoch'] + 1} of {progress['epoch']}, stopped by {progress['stopped_by']}"
+    )
+    if progress["best_epoch"] + 1 == progress["epoch"] and progress["epoch"] > 1:
+        lines.append(f"               {NEVER_STOPS_BEST}")
+    if routing:
+        found = routing["validation"]
+        shares = ", ".join(f"{entry} {share:.0%}" for entry, share in found["routes"].items())
+        lines.append(f"routed         NDCG@10 {found['ndcg10']:.4f} at {found['mflops']:.1f} paper MFLOPs: {shares}")
+    lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
+    lines.append(f"next           canet-mobile evaluate {run.directory}")
+    return "\n".join(lines)

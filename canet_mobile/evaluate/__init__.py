@@ -1,0 +1,1 @@
+"""Accuracy, cost and routing analysis of a trained model."""

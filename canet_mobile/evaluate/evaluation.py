@@ -1,0 +1,275 @@
+"""Judge a trained model: accuracy, floors, routing references, head and tail, costs, in one document.
+
+The document is schemas/evaluation.schema.json; every command that quotes an accuracy takes it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from canet_mobile import __version__
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.popularity import head_users
+from canet_mobile.data.split import HeldOut, Split, held_out
+from canet_mobile.errors import CanetError
+from canet_mobile.evaluate import costs, routing
+from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
+from canet_mobile.evaluate.metrics import METRICS, Ranks, Values, metric, summary
+from canet_mobile.evaluate.scoring import PROTOCOLS, TargetRanks, rank_all_routes, rank_targets, route_users
+from canet_mobile.evaluate.verdict import verdict
+from canet_mobile.files import write_json
+from canet_mobile.model.canet import Canet
+from canet_mobile.schema import validate
+
+SCHEMA_VERSION = 1
+CHOSEN_BY = "ndcg@10"
+Routes = Literal["all", "routed"]
+Report = Callable[[str, int, int], None]  # stage, done, total
+
+
+def evaluate_model(
+    canet: Canet,
+    dataset: Dataset,
+    split: Split = "test",
+    limit: int | None = None,
+    *,
+    routes: Routes = "all",
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model on a split under both seen protocols.
+
+    Args:
+        canet: the model, in eval mode; without a router and with one route it is judged as a plain SASRec.
+        dataset: the data set it was trained on.
+        split: ``test`` or ``validation``.
+        limit: judge this many users, evenly spaced, instead of all.
+        routes: ``all`` also ranks with every route, on the split and on validation, which the per-route
+            table, the best fixed route and random routing need; ``routed`` ranks once.
+        report: called with a stage and how much of it is done.
+
+    Returns:
+        A document of schemas/evaluation.schema.json with ``run`` None.
+
+    Raises:
+        CanetError: the model and the data set have different items.
+    """
+    config = canet.supernet.config
+    if config.items != dataset.num_items:
+        raise CanetError(
+            f"the model has {config.items} items, the data set {dataset.num_items}",
+            where=dataset.directory,
+            fix="evaluate on the data set the model was trained on",
+        )
+    queries = held_out(dataset, split, limit=limit)
+    route_ids = route_users(canet, queries)
+    every = _rank_every(canet, queries, f"{split}: every route", report) if routes == "all" else None
+    if every is None:
+        step = _stage("ranking", len(queries), report)
+        routed = rank_targets(canet.supernet, queries, route_ids, step)
+    else:
+        routed = every[route_ids, np.arange(len(queries))]
+    chooser = every
+    if every is not None and split != "validation" and len(canet.space) > 1:
+        on_validation = held_out(dataset, "validation", limit=limit)
+        chooser = _rank_every(canet, on_validation, "validation: every route", report)
+    spent = _Costs.of(canet)
+    floors = count_training(dataset)
+    floor_ranks = {
+        "popularity": popularity_ranks(floors, queries),
+        "markov": markov_ranks(floors, queries),
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "evaluation",
+        "created_by": f"canet-mobile {__version__}",
+        "run": None,
+        "model": "sasrec" if canet.router is None else "canet",
+        "dataset": {"name": dataset.name, "content_hash": dataset.content_hash},
+        "split": split,
+        "users": len(queries),
+        "limit": limit,
+        "items": config.items,
+        "length": config.length,
+        "space": canet.space.to_json(),
+        "routed": _both(routed),
+        "floors": {
+            name: _both(ranks) | {"difference": _difference(routed, ranks)}
+            for name, ranks in floor_ranks.items()
+        },
+        "groups": _groups(dataset, queries, routed),
+        "costs": spent.summary(route_ids),
+        "routing": None if canet.router is None else _routing(route_ids, routed, every, chooser, spent),
+        "routes": None if every is None else _route_rows(spent, route_ids, every),
+    }
+    return document | {"verdict": verdict(document)}
+
+
+def save_evaluation(directory: Path, document: dict[str, Any]) -> Path | None:
+    """Check a document and write it as ``evaluation-<split>.json`` into a run directory.
+
+    Only a whole evaluation (every user, every route) is kept there, so that a quick look never replaces it.
+
+    Returns:
+        The file, or None when the evaluation is partial.
+
+    Raises:
+        CanetError: the document is not of its schema, or the directory cannot be written.
+    """
+    path = directory / f"evaluation-{document['split']}.json"
+    validate(document, "evaluation", where=path)
+    if document["limit"] is not None or document["routes"] is None:
+        return None
+    write_json(path, document)
+    return path
+
+
+def _stage(name: str, total: int, report: Report | None) -> Callable[[int], None]:
+    done = 0
+
+    def step(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if report is not None:
+            report(name, done, total)
+
+    return step
+
+
+def _rank_every(canet: Canet, queries: HeldOut, name: str, report: Report | None) -> TargetRanks:
+    step = _stage(name, len(queries) * len(canet.space), report)
+    return rank_all_routes(canet.supernet, queries, step)
+
+
+def _both(ranks: TargetRanks) -> dict[str, dict[str, float]]:
+    return {protocol: summary(ranks.under(protocol)) for protocol in PROTOCOLS}
+
+
+def _gaps(first: Ranks, second: Callable[[str], Values]) -> dict[str, dict[str, float]]:
+    """Paired difference of every metric: ranks against values per user of a named metric."""
+    return {name: routing.paired(metric(first, name), second(name)) for name in METRICS}
+
+
+def _difference(first: TargetRanks, second: TargetRanks) -> dict[str, dict[str, dict[str, float]]]:
+    def values_under(protocol: str) -> Callable[[str], Values]:
+        return lambda name: metric(second.under(protocol), name)
+
+    return {protocol: _gaps(first.under(protocol), values_under(protocol)) for protocol in PROTOCOLS}
+
+
+def _groups(dataset: Dataset, queries: HeldOut, routed: TargetRanks) -> dict[str, Any]:
+    head = head_users(dataset)[queries.users]
+    return {
+        name: {"users": int(members.sum())} | _both(routed[members])
+        for name, members in (("head", head), ("tail", ~head))
+    }
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Costs of a model's routes and router, MFLOPs."""
+
+    rows: list[dict[str, Any]]
+    router_paper: float
+    router_executed: float
+    full_paper: float
+    full_executed: float
+
+    @classmethod
+    def of(cls, canet: Canet) -> _Costs:
+        config, space = canet.supernet.config, canet.space
+        plain = canet.router is None
+        size = config.items, config.length
+        return cls(
+            rows=costs.route_costs(*size, space, in_projection=config.in_projection),
+            router_paper=0.0 if plain else costs.router_paper_mflops(config.length, len(space)),
+            router_executed=0.0 if plain else costs.router_executed_mflops(config.length, len(space)),
+            full_paper=costs.sasrec_paper_mflops(*size),
+            full_executed=costs.sasrec_executed_mflops(*size),
+        )
+
+    def column(self, name: str) -> Values:
+        return np.array([row[name] for row in self.rows], np.float64)
+
+    def average(self, route_ids: routing.Ints) -> tuple[float, float]:
+        """Average paper and executed MFLOPs of a request, router included."""
+        paper = self.column("paper_mflops")[route_ids].mean() + self.router_paper
+        executed = self.column("executed_mflops")[route_ids].mean() + self.router_executed
+        return round(float(paper), 3), round(float(executed), 3)
+
+    def summary(self, route_ids: routing.Ints) -> dict[str, float]:
+        paper, executed = self.average(route_ids)
+        return {
+            "paper_mflops": paper,
+            "executed_mflops": executed,
+            "router_paper_mflops": self.router_paper,
+            "router_executed_mflops": self.router_executed,
+            "sasrec_full_paper_mflops": self.full_paper,
+            "sasrec_full_executed_mflops": self.full_executed,
+            "paper_share_of_sasrec_full": round(paper / self.full_paper, 4),
+            "executed_share_of_sasrec_full": round(executed / self.full_executed, 4),
+        }
+
+
+def _routing(
+    route_ids: routing.Ints,
+    routed: TargetRanks,
+    every: TargetRanks | None,
+    chooser: TargetRanks | None,
+    spent: _Costs,
+) -> dict[str, Any]:
+    counts = routing.histogram(route_ids, len(spent.rows))
+    result: dict[str, Any] = {
+        "histogram": counts.tolist(),
+        "routes_used": int((counts > 0).sum()),
+        "largest_share": float(counts.max() / counts.sum()),
+        "normalised_entropy": routing.normalised_entropy(counts),
+        "chosen_by": CHOSEN_BY,
+        "random": None,
+        "best_fixed": None,
+    }
+    if every is not None and chooser is not None:
+        budget = spent.average(route_ids)[0]
+        result["random"], result["best_fixed"] = {}, {}
+        for protocol in PROTOCOLS:
+            own, table = routed.under(protocol), every.under(protocol)
+            values = {name: metric(table, name) for name in METRICS}
+            drawn = {name: routing.random_routing(per_route, counts) for name, per_route in values.items()}
+            result["random"][protocol] = _means(drawn) | {"difference": _gaps(own, drawn.__getitem__)}
+            quality = metric(chooser.under(protocol), CHOSEN_BY).mean(1)
+            result["best_fixed"][protocol] = _best_fixed(own, values, quality, budget, spent)
+    return result
+
+
+def _best_fixed(
+    own: Ranks, values: dict[str, Values], quality: Values, budget: float, spent: _Costs
+) -> dict[str, Any]:
+    paper = spent.column("paper_mflops")
+    mixture = routing.best_fixed(paper, quality, budget)
+    expected = {name: mixture.expected(per_route) for name, per_route in values.items()}
+    return {
+        "routes": [
+            {"id": route, "entry": spent.rows[route]["entry"], "weight": weight}
+            for route, weight in mixture.weights().items()
+        ],
+        "paper_mflops": round(float(mixture.expected(paper)), 3),
+        "validation": float(mixture.expected(quality)),
+        **_means(expected),
+        "difference": _gaps(own, expected.__getitem__),
+    }
+
+
+def _means(values: dict[str, Values]) -> dict[str, float]:
+    return {name: float(per_user.mean()) for name, per_user in values.items()}
+
+
+def _route_rows(spent: _Costs, route_ids: routing.Ints, every: TargetRanks) -> list[dict[str, Any]]:
+    counts = routing.histogram(route_ids, len(spent.rows))
+    return [
+        row | {"users": int(users)} | _both(every[number])
+        for number, (row, users) in enumerate(zip(spent.rows, counts, strict=True))
+    ]

@@ -1,0 +1,257 @@
+"""A package, verified before first use: nothing of it is run, or read further, until every check holds."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from canet_mobile.errors import CanetError, UsageError
+from canet_mobile.files import MANIFEST, read_json, sha256_file, verify_files
+from canet_mobile.model.space import Route, RoutingSpace
+from canet_mobile.replay.archive import extracted
+from canet_mobile.replay.golden import GOLDEN, GoldenRow, read_golden
+from canet_mobile.schema import validate
+
+ITEM_MAP = "items.csv"
+ITEM_MAP_COLUMNS = ["index", "item_id", "title"]
+# A file of one of these kinds that the manifest does not list could be loaded by mistake.
+MODEL_SUFFIXES = (
+    ".pte",
+    ".ptd",
+    ".bpte",
+    ".tflite",
+    ".onnx",
+    ".ort",
+    ".mlpackage",
+    ".mlmodel",
+    ".mlmodelc",
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".ckpt",
+)
+_AGAIN = "export or copy the package again"
+
+
+@dataclass(frozen=True)
+class PackageRoute:
+    """An exported route: its id (what the router answers), submodel, and costs in MFLOPs."""
+
+    id: int
+    route: Route
+    paper_mflops: float
+    executed_mflops: float
+
+    @property
+    def entry(self) -> str:
+        """The name of the method that runs it."""
+        return self.route.entry
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """An opened package. Every file in it is as its manifest says.
+
+    Args:
+        source: the directory or zip that was opened.
+        directory: where the files lie (for a zip a temporary directory, removed with this object).
+        manifest: the manifest, valid by schemas/manifest.schema.json.
+        sha256: of the manifest's bytes, which hold the hash of every other file: the package's identity.
+        space: the routing space.
+        routes: the exported routes, in ascending id.
+        golden: the self-test rows.
+        warnings: what is odd but harmless, one sentence each.
+    """
+
+    source: Path
+    directory: Path
+    manifest: dict[str, Any]
+    sha256: str
+    space: RoutingSpace
+    routes: tuple[PackageRoute, ...]
+    golden: tuple[GoldenRow, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def model_path(self) -> Path:
+        """The model file."""
+        return self.directory / self.manifest["model_file"]
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.manifest["name"]
+
+    @property
+    def items(self) -> int:
+        """Number of items V."""
+        return self.manifest["items"]
+
+    @property
+    def length(self) -> int:
+        """Input length L."""
+        return self.manifest["length"]
+
+    @property
+    def k(self) -> int:
+        """Length of the returned lists."""
+        return self.manifest["k"]
+
+    @property
+    def quantization(self) -> str:
+        """fp32, fp16, int8 or int4."""
+        return self.manifest["quantization"]
+
+    def route(self, route_id: int) -> PackageRoute:
+        """The exported route with this id.
+
+        Raises:
+            CanetError: the package does not hold it.
+        """
+        for route in self.routes:
+            if route.id == route_id:
+                return route
+        raise CanetError(
+            f"the router chose route {route_id}, which this package does not hold "
+            f"(it holds {', '.join(str(r.id) for r in self.routes)})",
+            where=self.source,
+            fix="export every route, or train with the smaller routing space",
+        )
+
+
+def open_package(path: Path) -> Package:
+    """Open a package directory or zip and verify all of it.
+
+    Raises:
+        CanetError: there is no package, or one of its files is missing, truncated, altered, inconsistent or
+            unexpected; the message names the file and what is wrong with it.
+    """
+    if path.is_file():
+        directory, others = extracted(path)
+    elif path.is_dir():
+        directory, others = path, None
+    else:
+        raise CanetError(
+            "no such package",
+            where=path,
+            fix="canet-mobile export makes one; or give the directory or zip of one",
+        )
+    package = _verified(path, directory, others)
+    if directory != path:
+        import shutil
+        import weakref
+
+        weakref.finalize(package, shutil.rmtree, directory, ignore_errors=True)
+    return package
+
+
+def _verified(source: Path, directory: Path, others: list[str] | None) -> Package:
+    manifest_path = directory / MANIFEST
+    shown = source / MANIFEST
+    if not manifest_path.is_file():
+        raise CanetError(f"holds no {MANIFEST}, so it is not a package", where=source)
+    manifest = read_json(manifest_path)
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind != "package":
+        raise CanetError(f"is the manifest of a {kind!r}, not of a package", where=shown)
+    validate(manifest, "manifest", where=shown)
+    names = [entry["name"] for entry in manifest["files"]]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise CanetError(f"files lists {name!r} {count} times", where=shown, fix=_AGAIN)
+    for name in (manifest["model_file"], ITEM_MAP, GOLDEN):
+        if not any(listed == name or listed.startswith(f"{name}/") for listed in names):
+            raise CanetError(
+                f"files does not list {name!r}, so it cannot be verified", where=shown, fix=_AGAIN
+            )
+    verify_files(directory, manifest["files"])
+    warnings = _unlisted(source, _present(directory) if others is None else others, names)
+    space, routes = _routes(manifest, shown)
+    _check_shapes(manifest, shown)
+    _check_item_map(directory / ITEM_MAP, manifest)
+    golden = read_golden(directory / GOLDEN, manifest, space)
+    return Package(source, directory, manifest, sha256_file(manifest_path), space, routes, golden, warnings)
+
+
+def _present(directory: Path) -> list[str]:
+    return sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if not p.is_dir())
+
+
+def _unlisted(source: Path, present: list[str], listed: list[str]) -> tuple[str, ...]:
+    extra = [name for name in present if name not in {*listed, MANIFEST}]
+    for name in extra:
+        if any(Path(part).suffix.lower() in MODEL_SUFFIXES for part in name.split("/")):
+            raise CanetError(
+                f"holds the model-like file {name!r}, which the manifest does not list",
+                where=source,
+                fix="remove it: nothing vouches for it",
+            )
+    return tuple(f"{source}: {name!r} is not listed in the manifest and is ignored" for name in extra)
+
+
+def _routes(manifest: dict[str, Any], where: Path) -> tuple[RoutingSpace, tuple[PackageRoute, ...]]:
+    try:
+        space = RoutingSpace.from_json(manifest["space"])
+    except UsageError as error:
+        raise CanetError(error.what, where=where, fix=_AGAIN) from error
+    routes = []
+    for row in manifest["routes"]:
+        sizes = Route(row["embedding"], row["hidden"], row["depth"])
+        if row["id"] >= len(space) or space.routes[row["id"]] != sizes:
+            expected = space.routes[row["id"]].entry if row["id"] < len(space) else f"ids 0..{len(space) - 1}"
+            raise CanetError(
+                f"route {row['id']} is {sizes.entry}, the routing space says {expected}",
+                where=where,
+                fix=_AGAIN,
+            )
+        if row["entry"] != sizes.entry:
+            raise CanetError(
+                f"route {row['id']} has the entry {row['entry']!r}, its sizes say {sizes.entry!r}",
+                where=where,
+                fix=_AGAIN,
+            )
+        routes.append(PackageRoute(row["id"], sizes, row["paper_mflops"], row["executed_mflops"]))
+    ids = [route.id for route in routes]
+    if ids != sorted(set(ids)):
+        raise CanetError(f"routes are not in ascending id without repeats: {ids}", where=where, fix=_AGAIN)
+    return space, tuple(routes)
+
+
+def _check_shapes(manifest: dict[str, Any], where: Path) -> None:
+    length, k, items = manifest["length"], manifest["k"], manifest["items"]
+    outputs = manifest["outputs"]
+    expected = {
+        "input.shape": (manifest["input"]["shape"], [1, length]),
+        "outputs.router.route": (outputs["router"]["route"], {"shape": [1], "dtype": "int64"}),
+        "outputs.route.scores": (outputs["route"]["scores"], {"shape": [1, k], "dtype": "float32"}),
+        "outputs.route.ids": (outputs["route"]["ids"], {"shape": [1, k], "dtype": "int64"}),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise CanetError(f"{name} is {found}, expected {wanted}", where=where, fix=_AGAIN)
+    if k > items:
+        raise CanetError(f"k = {k} is more than the {items} items", where=where, fix=_AGAIN)
+
+
+def _check_item_map(path: Path, manifest: dict[str, Any]) -> None:
+    if sha256_file(path) != manifest["item_map_sha256"]:
+        raise CanetError("its SHA-256 is not the manifest's item_map_sha256", where=path, fix=_AGAIN)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, None)
+        if header != ITEM_MAP_COLUMNS:
+            raise CanetError(f"the columns are {header}, expected {ITEM_MAP_COLUMNS}", where=path, fix=_AGAIN)
+        count = 0
+        for count, row in enumerate(rows, start=1):
+            if len(row) != len(ITEM_MAP_COLUMNS) or row[0] != str(count):
+                raise CanetError(
+                    f"row {count} is {row}, expected index {count}, item_id and title", where=path, fix=_AGAIN
+                )
+    if count != manifest["items"]:
+        raise CanetError(
+            f"holds {count} items, the manifest says {manifest['items']}", where=path, fix=_AGAIN
+        )

@@ -1,0 +1,161 @@
+"""Does a package compute what its checkpoint computes? (golden rows, weights, scores, routing, the task)
+
+Levels. ``structural``: an fp32 package against the sliced PyTorch submodels. ``numeric``: an int8 package
+against PyTorch with the same integers. ``task``: NDCG@10 of the package against PyTorch fp32. The golden rows
+need no checkpoint and stand for all of it when none is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canet_mobile.data.split import HeldOut
+from canet_mobile.errors import CanetError, ParityError
+from canet_mobile.files import MANIFEST
+from canet_mobile.model.canet import Canet
+from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_routes, check_users
+from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.replay.host import RuntimeFailure, open_device
+from canet_mobile.replay.machine import describe_machine, report_head
+from canet_mobile.replay.package import Package, open_package
+from canet_mobile.replay.weights import check_weights
+
+SHOWN = 20  # failures spelled out in the error
+
+Progress = Callable[[str], None]
+
+
+def open_for_parity(path: Path) -> Package:
+    """Open a package; a damaged one is a parity failure, a path that is no package is not.
+
+    Raises:
+        ParityError: a file of the package is missing, altered or inconsistent.
+        CanetError: there is no package.
+    """
+    try:
+        return open_package(path)
+    except CanetError as error:
+        if path.is_file() or _kind(path) == "package":
+            raise ParityError(error.what, where=error.where, fix=error.fix) from error
+        raise
+
+
+def _kind(directory: Path) -> str | None:
+    try:
+        return json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def parity(
+    package: Package,
+    *,
+    reference: Canet | None = None,
+    queries: HeldOut | None = None,
+    rows_per_route: int = 4,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Run every check that the inputs allow; all failures are collected.
+
+    Args:
+        package: an opened package.
+        reference: the checkpoint it was exported from; None leaves the golden rows alone.
+        queries: held-out users of its dataset; with None and a reference, weights are checked and no users.
+        rows_per_route: histories per exported route, the first of them of one item.
+        progress: told what is being done.
+
+    Returns:
+        A report by schemas/parity.schema.json; see :func:`require`.
+
+    Raises:
+        CanetError: the toolkit is missing, or this quantization has no limits.
+    """
+    if package.quantization not in LIMITS:
+        raise CanetError(
+            f"has the quantization {package.quantization}, parity has limits for {', '.join(LIMITS)}",
+            where=package.source,
+        )
+    limits = LIMITS[package.quantization]
+    checks = []
+    same = None
+    if reference is not None:
+        same = _same_numbers(reference, package)
+        progress("weights")
+        checks.append(check_weights(package, reference))
+    try:
+        device = open_device(package)
+    except RuntimeFailure as error:
+        checks.append(_run_failure("program", None, None, error))
+        return _report(package, limits, checks, reference is not None)
+    progress("golden rows")
+    checks.append(check_golden(device, package, limits))
+    if reference is not None and same is not None and queries is not None:
+        progress("routes")
+        checks.extend(
+            check_routes(
+                device, package, same=same, queries=queries, limits=limits, rows_per_route=rows_per_route
+            )
+        )
+        progress("users")
+        checks.extend(
+            check_users(device, package, reference=reference, same=same, queries=queries, limits=limits)
+        )
+    return _report(package, limits, checks, reference is not None)
+
+
+def _same_numbers(reference: Canet, package: Package) -> Canet:
+    """PyTorch with the very numbers the package holds."""
+    if package.quantization == "fp32":
+        return reference
+    from canet_export.integers import dequantized, quantize_model
+
+    return dequantized(reference, quantize_model(reference))
+
+
+def _report(package: Package, limits: Limits, checks: list[Check], has_checkpoint: bool) -> dict[str, Any]:
+    failures = sorted((f for check in checks for f in check.failures), key=lambda f: -f.excess)
+    rows = []
+    for failure in failures:
+        row = asdict(failure)
+        rows.append({**row, "excess": None if np.isinf(failure.excess) else failure.excess})
+    return {
+        **report_head("parity", package),
+        "machine": describe_machine(),
+        "level": limits.level,
+        "checkpoint": has_checkpoint,
+        "passed": all(check.passed is not False for check in checks),
+        "checks": [{k: v for k, v in asdict(check).items() if k != "failures"} for check in checks],
+        "failures": rows,
+    }
+
+
+def require(report: dict[str, Any], where: object) -> None:
+    """Raise when a report is not passed.
+
+    Raises:
+        ParityError: names the checks that failed and the failures, the worst first.
+    """
+    if report["passed"]:
+        return
+    failed = [check["name"] for check in report["checks"] if check["passed"] is False]
+    rows = [Failure(**{**row, "excess": row["excess"] or np.inf}) for row in report["failures"]]
+    lines = [str(row) for row in rows[:SHOWN]]
+    if len(rows) > SHOWN:
+        lines.append(f"and {len(rows) - SHOWN} more (all of them with --json)")
+    raise ParityError(
+        f"parity failed ({', '.join(failed)}), {len(rows)} difference(s), the worst first:\n  "
+        + "\n  ".join(lines),
+        where=where,
+        fix="export the package again from its checkpoint; if that fails too, it is a bug of the exporter",
+    )
+
+
+def _run_failure(check: str, entry: str | None, case: str | None, error: CanetError) -> Check:
+    failure = Failure(check, entry, case, "call", "an answer", error.what)
+    return Check(check, False, 1, None, None, "the package does not run", (failure,))

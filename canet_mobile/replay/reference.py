@@ -1,0 +1,143 @@
+"""The same users through PyTorch: what a package is compared with, and where model and users come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from canet_mobile.errors import CanetError
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.space import Route
+from canet_mobile.model.supernet import PAD_CLASS_BIAS
+from canet_mobile.replay.package import Package
+
+if TYPE_CHECKING:
+    from canet_mobile.data.dataset import Dataset
+    from canet_mobile.train.run import Run
+
+ROWS = 128  # histories per batch: their scores are [ROWS, V+1]
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """PyTorch's answers: routes [n] int64, scores [n, k] float32, ids [n, k] int64."""
+
+    routes: Ints
+    scores: NDArray[np.float32]
+    ids: Ints
+
+
+@torch.inference_mode()
+def route_scores(canet: Canet, seqs: NDArray[np.int32], route: Route, seen: str) -> Tensor:
+    """Scores of every class from the sliced submodel, under the package's seen policy.
+
+    Args:
+        canet: in eval mode.
+        seqs: left-padded histories [n, L] int32, few enough that [n, V+1] floats fit in memory.
+        route: which submodel.
+        seen: ``keep``, or ``exclude``: the items of the input get the score of padding, as in the package.
+
+    Returns:
+        [n, V+1] float32; class 0 never wins.
+    """
+    inputs = torch.from_numpy(seqs).long()
+    scores = canet.supernet.scores(canet.supernet.sliced(inputs, route)[:, -1]).float()
+    return scores.scatter(1, inputs, PAD_CLASS_BIAS) if seen == "exclude" else scores
+
+
+@torch.inference_mode()
+def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str) -> Lists:
+    """Route every history with PyTorch's router and take the k best of that submodel."""
+    n = len(seqs)
+    lists = Lists(np.zeros(n, np.int64), np.zeros((n, k), np.float32), np.zeros((n, k), np.int64))
+    for start in range(0, n, ROWS):
+        part = slice(start, start + ROWS)
+        lists.routes[part] = canet.route(torch.from_numpy(seqs[part]).long()).numpy()
+    for route_id in np.unique(lists.routes):
+        members = np.flatnonzero(lists.routes == route_id)
+        for start in range(0, len(members), ROWS):
+            rows = members[start : start + ROWS]
+            best = route_scores(canet, seqs[rows], canet.space.routes[route_id], seen).topk(k)
+            lists.scores[rows], lists.ids[rows] = best.values.numpy(), best.indices.numpy()
+    return lists
+
+
+def ranks_in_lists(ids: Ints, targets: NDArray[np.integer]) -> Ints:
+    """Where each target stands in its list: ids [n, k], targets [n] -> [n] int64, MISS when it does not."""
+    from canet_mobile.evaluate.metrics import MISS
+
+    hits = ids == targets[:, None]
+    return np.where(hits.any(1), hits.argmax(1), MISS)
+
+
+def overlap(found: Ints, expected: Ints, k: int) -> NDArray[np.float64]:
+    """Share of the first k ids that two lists have in common: [n, >=k] twice -> [n] float64."""
+    k = min(k, found.shape[1])
+    return (found[:, :k, None] == expected[:, None, :k]).any(2).mean(1)
+
+
+def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet] | None:
+    """The run a package was exported from, and its model.
+
+    Args:
+        package: its manifest names the run and the SHA-256 of its checkpoint.
+        run_path: the run; None looks for it in ``runs/`` and returns None when it is not there.
+
+    Raises:
+        CanetError: ``run_path`` is not a run, or holds another checkpoint.
+    """
+    from canet_mobile.train.run import find_run, load_model
+
+    expected = package.manifest["checkpoint"]
+    if run_path is None:
+        candidate = Path("runs") / expected["run"]
+        if not candidate.is_dir():
+            return None
+        run = find_run(candidate)
+        if run.checkpoint_sha256 != expected["sha256"]:
+            return None
+        return run, load_model(run)
+    run = find_run(run_path)
+    if run.checkpoint_sha256 != expected["sha256"]:
+        raise CanetError(
+            f"its checkpoint is {run.checkpoint_sha256[:12]}…, the package was exported from "
+            f"{expected['sha256'][:12]}… (run {expected['run']!r})",
+            where=run.directory,
+            fix="pass the run the package was exported from, or export this run",
+        )
+    return run, load_model(run)
+
+
+def find_dataset(package: Package, data: Path | None, run: Run | None) -> Dataset:
+    """The dataset a package was trained on, from ``data``, else from the run, else from the manifest.
+
+    Raises:
+        CanetError: it is not there, or is another dataset than the package's.
+    """
+    from canet_mobile.data.dataset import load_dataset
+
+    expected = package.manifest["dataset"]
+    directory = data or (run.dataset_directory if run is not None else Path(expected["directory"]))
+    if not directory.is_dir():
+        raise CanetError(
+            "the package's dataset is not here",
+            where=directory,
+            fix=f"pass the folder of the dataset {expected['name']!r} with --data",
+        )
+    dataset = load_dataset(directory)
+    if dataset.content_hash != expected["content_hash"]:
+        raise CanetError(
+            f"has the content hash {dataset.content_hash[:12]}…, the package's dataset {expected['name']!r} "
+            f"has {expected['content_hash'][:12]}…: item ids would not mean the same",
+            where=directory,
+            fix=f"pass the folder of the dataset {expected['name']!r} with --data",
+        )
+    return dataset

@@ -1,0 +1,195 @@
+"""Replay held-out users through a package on a device: accuracy, agreement with PyTorch, latency, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canet_mobile.data.split import HeldOut
+from canet_mobile.errors import CanetError
+from canet_mobile.evaluate.metrics import metric
+from canet_mobile.model.canet import Canet
+from canet_mobile.replay.host import (
+    ROUTER,
+    Device,
+    Recommendation,
+    open_device,
+    run_entry,
+    run_router,
+    warm_up,
+)
+from canet_mobile.replay.machine import describe_machine, peak_resident_bytes, report_head, resident_bytes
+from canet_mobile.replay.package import Package
+from canet_mobile.replay.reference import Lists, overlap, ranks_in_lists, routed_lists
+
+TOP = 10
+METRICS = (f"ndcg@{TOP}", f"recall@{TOP}")
+PERCENTILES = (50, 90, 99)
+
+Progress = Callable[[int], None]  # called with the number of users just finished
+
+
+def replay(
+    package: Package,
+    queries: HeldOut,
+    *,
+    reference: Canet | None = None,
+    device: str = "host",
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the app's loop (router, then the entry it names) for every held-out user.
+
+    A method is loaded and warmed up when the router first names it; that is reported apart and is in no
+    latency.
+
+    Args:
+        package: an opened package.
+        queries: the held-out users of its dataset, at least one.
+        reference: the checkpoint it was exported from; None leaves PyTorch's columns empty.
+        device: where to run.
+        threads: threads of the runtime.
+        progress: called after each user.
+
+    Returns:
+        The measured part of a report by schemas/replay.schema.json, with ``kind``, ``package`` and
+        ``machine``; the caller adds ``data``.
+
+    Raises:
+        CanetError: the package does not run there, or the lists of this package are too short to measure.
+    """
+    if package.k < TOP:
+        raise CanetError(
+            f"returns {package.k} items, {METRICS[0]} needs {TOP}",
+            where=package.source,
+            fix="export with --k 20",
+        )
+    if not len(queries):
+        raise CanetError("the dataset holds no held-out users")
+    seqs = queries.inputs(slice(None), package.length)
+    before = resident_bytes()
+    running = open_device(package, device, threads=threads)
+    answers, loads = _run(running, package, seqs, progress)
+    after, peak = resident_bytes(), peak_resident_bytes()
+    expected = None
+    if reference is not None:
+        expected = routed_lists(reference, seqs, package.k, package.manifest["seen"])
+    found = Lists(
+        np.array([a.route for a in answers]),
+        np.stack([a.scores for a in answers]),
+        np.stack([a.ids for a in answers]),
+    )
+    return {
+        **report_head("replay", package),
+        "device": {"name": running.name, "runtime": running.runtime, "threads": running.threads},
+        "machine": describe_machine(),
+        "protocol": {"seen": package.manifest["seen"], "k": package.k, "users": len(queries)},
+        "metrics": {
+            "package": _accuracy(found, queries),
+            "pytorch": None if expected is None else _accuracy(expected, queries),
+        },
+        "agreement": None if expected is None else _agreement(found, expected),
+        "costs": _costs(package, found.routes),
+        "latency_ms": _latency(answers),
+        "load_ms": {
+            "program": running.program_ms,
+            "router": loads[ROUTER][0],
+            "router_first_run": loads[ROUTER][1],
+        },
+        "memory_bytes": {"before_load": before, "after_replay": after, "process_peak": peak},
+        "routes": _by_route(package, answers, found, expected, queries=queries, loads=loads),
+    }
+
+
+def _run(
+    device: Device, package: Package, seqs: NDArray[np.int32], progress: Progress | None
+) -> tuple[list[Recommendation], dict[str, tuple[float, float]]]:
+    """One answer per user; and (load ms, first-run ms) of every entry that was used."""
+    loads = {ROUTER: warm_up(device, ROUTER, seqs[0])}
+    answers = []
+    for seq in seqs:
+        route, router_ns = run_router(device, seq)
+        entry = package.route(route).entry
+        if entry not in loads:
+            loads[entry] = warm_up(device, entry, seq)
+        scores, ids, submodel_ns = run_entry(device, entry, seq, package.k)
+        answers.append(Recommendation(route, scores, ids, router_ns, submodel_ns))
+        if progress is not None:
+            progress(1)
+    return answers, loads
+
+
+def _accuracy(
+    lists: Lists, queries: HeldOut, rows: NDArray[np.int64] | slice = slice(None)
+) -> dict[str, float]:
+    ranks = ranks_in_lists(lists.ids[rows], queries.targets[rows])
+    return {name: float(metric(ranks, name).mean()) for name in METRICS}
+
+
+def _agreement(found: Lists, expected: Lists) -> dict[str, float]:
+    return {
+        "router": float((found.routes == expected.routes).mean()),
+        f"top{TOP}_overlap": float(overlap(found.ids, expected.ids, TOP).mean()),
+    }
+
+
+def _milliseconds(nanoseconds: list[int]) -> dict[str, float]:
+    values = np.percentile(np.array(nanoseconds) / 1e6, PERCENTILES)
+    return {f"p{p}": float(value) for p, value in zip(PERCENTILES, values, strict=True)}
+
+
+def _latency(answers: list[Recommendation]) -> dict[str, dict[str, float]]:
+    return {
+        "router": _milliseconds([a.router_ns for a in answers]),
+        "submodel": _milliseconds([a.submodel_ns for a in answers]),
+        "total": _milliseconds([a.router_ns + a.submodel_ns for a in answers]),
+    }
+
+
+def _costs(package: Package, routes: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean cost per user, router included, beside the largest exported route alone."""
+    used = [package.route(int(route)) for route in routes]
+    router, largest = package.manifest["router"], package.routes[-1]
+    return {
+        "paper_mflops": float(np.mean([r.paper_mflops for r in used])) + router["paper_mflops"],
+        "executed_mflops": float(np.mean([r.executed_mflops for r in used])) + router["executed_mflops"],
+        "largest": {
+            "entry": largest.entry,
+            "paper_mflops": largest.paper_mflops,
+            "executed_mflops": largest.executed_mflops,
+        },
+    }
+
+
+def _by_route(
+    package: Package,
+    answers: list[Recommendation],
+    found: Lists,
+    expected: Lists | None,
+    *,
+    queries: HeldOut,
+    loads: dict[str, tuple[float, float]],
+) -> list[dict[str, Any]]:
+    rows = []
+    for route in package.routes:
+        members = np.flatnonzero(found.routes == route.id)
+        mine = [answers[n] for n in members]
+        load_ms, first_ms = loads.get(route.entry, (None, None))
+        rows.append(
+            {
+                "id": route.id,
+                "entry": route.entry,
+                "users": len(mine),
+                "pytorch_users": None if expected is None else int((expected.routes == route.id).sum()),
+                "paper_mflops": route.paper_mflops,
+                "executed_mflops": route.executed_mflops,
+                "metrics": _accuracy(found, queries, members) if mine else None,
+                "load_ms": load_ms,
+                "first_run_ms": first_ms,
+                "latency_ms": _latency(mine) if mine else None,
+            }
+        )
+    return rows

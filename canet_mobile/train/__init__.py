@@ -1,0 +1,1 @@
+"""Recipes, losses, the trainer and the run directory it fills."""

@@ -1,0 +1,104 @@
+"""Weights on disk: safetensors for what is shipped, a separately loaded file for the trainer's state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canet_mobile.errors import CanetError
+from canet_mobile.files import atomic_file
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.supernet import Supernet, SupernetConfig
+from canet_mobile.train.config import TrainConfig
+
+
+def build_model(config: TrainConfig, items: int) -> Canet:
+    """An untrained model of a configuration; the caller seeds PyTorch first."""
+    space = config.space
+    supernet = Supernet(
+        SupernetConfig(items, config.length, space, config.dropout, in_projection=config.model == "canet")
+    )
+    if config.model == "sasrec":
+        return Canet(supernet, None)
+    width = min(ROUTER_WIDTH, space.embedding[0] // 4 * 4)
+    table: Any = config.router_table
+    return Canet(supernet, Router(RouterConfig(items, config.length, len(space), table, width=width)))
+
+
+def identity(config: TrainConfig, dataset_hash: str) -> dict[str, str]:
+    """What a checkpoint belongs to: stored in its header and compared before it is loaded."""
+    space = json.dumps(config.space.to_json())
+    return {"format": "canet-mobile 1", "model": config.model, "space": space, "dataset": dataset_hash}
+
+
+def save_weights(path: Path, canet: Canet, header: dict[str, str]) -> None:
+    """Write all parameters atomically, in the names ``supernet.*`` and ``router.*``."""
+    from safetensors.torch import save_file
+
+    tensors = {f"supernet.{k}": v for k, v in canet.supernet.state_dict().items()}
+    if canet.router is not None:
+        tensors |= {f"router.{k}": v for k, v in canet.router.state_dict().items()}
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load_weights(path: Path, canet: Canet, header: dict[str, str]) -> None:
+    """Load parameters into a model built from the same configuration.
+
+    Raises:
+        CanetError: the file is no checkpoint, is truncated, or belongs to another space or data set.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CanetError(
+            f"not a readable checkpoint ({error})", where=path, fix="train again, or restore the file"
+        ) from error
+    for field, expected in header.items():
+        if found.get(field) != expected:
+            raise CanetError(
+                f"is a checkpoint of another {field}: {found.get(field)!r}, expected {expected!r}",
+                where=path,
+                fix="use the checkpoint of this run",
+            )
+    for prefix, module in (("supernet.", canet.supernet), ("router.", canet.router)):
+        if module is None:
+            continue
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            raise CanetError(f"does not fit the model ({error})", where=path) from error
+
+
+def save_trainer_state(path: Path, state: dict[str, Any]) -> None:
+    """Write optimizer and loop state (tensors and plain values only) atomically."""
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_trainer_state(path: Path) -> dict[str, Any]:
+    """Read a trainer state; only tensors and plain values are accepted, never code.
+
+    Raises:
+        CanetError: the file is no trainer state or is truncated.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CanetError(
+            f"not a readable trainer state ({type(error).__name__}: {error})",
+            where=path,
+            fix="start a new run; the model weights of this one may still be usable",
+        ) from error

@@ -1,0 +1,251 @@
+"""Everything a training run can be told, in one frozen dataclass, and where each value came from."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from canet_mobile.errors import UsageError, nearest, unknown_name
+from canet_mobile.model.space import RoutingSpace
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPES = ("sandwich", "rows", "paper")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Configuration of a run. Lengths in items, widths in channels, lr per step.
+
+    Args:
+        model: ``canet``, or ``sasrec`` for the plain model (one route, no router).
+        recipe: ``sandwich`` (each batch trains the largest, the smallest and a random route, distilling),
+            ``rows`` (each row of a batch trains one route), ``paper`` (Eq. 7-9 jointly).
+        embedding, hidden, depth: the routing space; a SASRec takes one width and one depth.
+        length: input length L.
+        windows: newest windows of each history to train on; 0 takes all.
+        batch: rows per step and process.
+        epochs: at most; the learning rate's cosine ends here.
+        lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
+        dropout, clip: dropout probability; bound of the gradient's norm.
+        patience: stop after this many epochs without a better validation NDCG@10.
+        validation_users: users read for model choice, evenly spaced; 0 takes all.
+        router_table: ``shared`` reads the first 32 channels of the supernet's table, ``own`` has its own.
+        budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
+            (sandwich and rows; the paper's recipe cannot be told).
+        escalate: at most this share of users leaves the smallest route (sandwich and rows).
+        guide_k: the smallest submodel is enough for a user when it ranks the target within k (paper).
+        lambda_uniform, lambda_guide, tau: weights of Eq. 8 and 9; temperature of Eq. 6.
+        max_minutes: stop training after this long; 0 for no limit. Such a run is marked as cut.
+        seed: the same seed gives the same result on the same machine.
+        precision: ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
+        compile: torch.compile the training step (pays on GPUs, not on CPUs).
+        threads: CPU threads; 0 leaves PyTorch's choice.
+        accelerator: ``auto``, ``cpu`` or ``cuda``; several processes are started by torchrun.
+    """
+
+    model: str = "canet"
+    recipe: str = "sandwich"
+    embedding: tuple[int, ...] = (64, 96, 128)
+    hidden: tuple[int, ...] = (64, 96, 128)
+    depth: tuple[int, ...] = (2, 4, 6, 8)
+    length: int = 50
+    windows: int = 0
+    batch: int = 32
+    epochs: int = 8
+    lr: float = 3e-3
+    warmup_steps: int = 100
+    final_lr: float = 0.02
+    dropout: float = 0.2
+    clip: float = 5.0
+    patience: int = 3
+    validation_users: int = 2000
+    router_table: str = "shared"
+    budget: float = 0.3
+    escalate: float = 0.5
+    guide_k: int = 10
+    lambda_uniform: float = 0.01
+    lambda_guide: float = 0.01
+    tau: float = 1.0
+    max_minutes: float = 0.0
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    threads: int = 0
+    accelerator: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} = {value} is out of range", fix=f"give {low} to {high}")
+        if self.model == "canet" and len(self.space) < 2:
+            raise UsageError("a CANet needs at least two routes to choose from", fix="--model sasrec")
+        if self.model == "sasrec" and len(self.space) != 1:
+            raise UsageError(
+                f"a SASRec has one width and one depth, not {self.space.to_json()}",
+                fix="--width 128 --depth 8, or any other size",
+            )
+        if self.model == "sasrec" and self.embedding != self.hidden:
+            raise UsageError(
+                f"a SASRec's embedding {self.embedding[0]} must equal its hidden width {self.hidden[0]}",
+                fix="--width sets both",
+            )
+
+    @property
+    def space(self) -> RoutingSpace:
+        """The routing space of the three lists."""
+        return RoutingSpace(self.embedding, self.hidden, self.depth)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in field order."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+_CHOICES = {
+    "model": ("canet", "sasrec"),
+    "recipe": RECIPES,
+    "router_table": ("shared", "own"),
+    "accelerator": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "length": (2, 1000),
+    "windows": (0, 10**6),
+    "batch": (1, 10**6),
+    "epochs": (1, 10**5),
+    "lr": (1e-8, 10),
+    "warmup_steps": (0, 10**6),
+    "final_lr": (0, 1),
+    "dropout": (0, 0.95),
+    "clip": (1e-3, 1e6),
+    "patience": (1, 10**5),
+    "validation_users": (0, 10**9),
+    "budget": (0.01, 1),
+    "escalate": (0.01, 0.99),
+    "guide_k": (1, 10**6),
+    "lambda_uniform": (0, 1e3),
+    "lambda_guide": (0, 1e3),
+    "tau": (1e-3, 1e3),
+    "max_minutes": (0, 10**6),
+    "seed": (0, 2**31 - 1),
+    "threads": (0, 4096),
+}
+_FIELDS = {field.name: field for field in fields(TrainConfig)}
+
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """Name -> changed keys, from the file that ships beside this module."""
+    return tomllib.loads((resources.files("canet_mobile.train") / "presets.toml").read_text("utf-8"))
+
+
+def _typed(key: str, value: Any, where: object | None) -> Any:
+    """Bring one value to its field's type, or say what was expected."""
+    default = _FIELDS[key].default
+
+    def wrong(expected: str) -> UsageError:
+        return UsageError(f"{key} = {value!r} is not {expected}", where=where, fix=f"for example {key} = {default}")
+
+    if isinstance(default, bool):
+        if str(value).lower() not in ("true", "false"):
+            raise wrong("true or false")
+        return str(value).lower() == "true"
+    if isinstance(default, tuple):
+        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+        try:
+            return tuple(int(part) for part in (parts if isinstance(parts, list | tuple) else [parts]))
+        except (TypeError, ValueError):
+            raise wrong("a list of whole numbers") from None
+    if isinstance(default, str):
+        return str(value)
+    try:
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise wrong("a number") from None
+    if isinstance(default, float):
+        return number
+    if number != int(number):
+        raise wrong("a whole number")
+    return int(number)
+
+
+def apply(config: TrainConfig, changes: Mapping[str, Any], *, where: object | None = None) -> TrainConfig:
+    """A configuration with some keys changed.
+
+    Raises:
+        UsageError: a key does not exist (the nearest one is suggested) or a value has the wrong type.
+    """
+    typed: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in _FIELDS:
+            raise unknown_name("configuration key", key, _FIELDS, where=where)
+        typed[key] = _typed(key, value, where)
+    return replace(config, **typed)
+
+
+def build_config(
+    *,
+    preset: str = "default",
+    model: str = "canet",
+    file: Path | None = None,
+    settings: tuple[str, ...] = (),
+    width: int | None = None,
+    depth: int | None = None,
+) -> TrainConfig:
+    """Defaults, then the preset, then the TOML file, then each ``key=value``; a later one wins.
+
+    Args:
+        preset: a name in presets.toml.
+        model: ``canet`` or ``sasrec``.
+        file: TOML with keys of :class:`TrainConfig`.
+        settings: ``key=value`` strings.
+        width, depth: size of a SASRec (default 128 × 8); refused for a CANet.
+    """
+    if preset not in presets():
+        raise unknown_name("preset", preset, presets())
+    changes: dict[str, Any] = {"model": model}
+    if model == "sasrec":
+        changes |= {"embedding": [width or 128], "hidden": [width or 128], "depth": [depth or 8]}
+    elif width is not None or depth is not None:
+        raise UsageError(
+            "--width and --depth size a SASRec", fix="add --model sasrec, or --set hidden=64,96 --set depth=2,4"
+        )
+    config = apply(TrainConfig(), changes | presets()[preset])
+    if file is not None:
+        config = apply(config, _read_toml(file), where=file)
+    return apply(config, _parse_settings(settings), where="--set")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such file", where=file) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"not valid TOML ({error})", where=file) from error
+
+
+def _parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            guess = nearest(key, _FIELDS) or "lr"
+            raise UsageError(f"{setting!r} is not key=value", where="--set", fix=f"--set {guess}=VALUE")
+        pairs[key.strip()] = value.strip()
+    return pairs

@@ -1,0 +1,140 @@
+"""The losses of the paper (Eq. 7-9) and of the sandwich rule, in memory that does not grow with items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.supernet import Supernet
+
+# Scores of one chunk: 2M floats (8 MB) stay near the cache of a CPU; a GPU wants larger matrices.
+CHUNK_SCORES = {"cpu": 2 << 20, "cuda": 64 << 20}
+DISTIL = 0.5  # share of a student's loss that comes from the largest submodel's scores
+# Decay of the guide's soft labels from the preferred value to the next one.
+GUIDE_DECAY = {"embedding": 4.0, "hidden": 4.0, "depth": 2.0}
+
+
+class _CatalogueLoss(torch.autograd.Function):
+    """Sum over rows of softmax cross-entropy over all items, for a teacher and its students.
+
+    Loss and gradients are computed together, chunk of rows by chunk, so that neither the scores nor their
+    gradient ever exist for all positions at once. Matrix products run in autocast's dtype, sums in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, targets: Tensor, *states: Tensor) -> Tensor:
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        low_weight, low_bias = weight.to(dtype), bias.to(dtype)
+        low_states = [state.to(dtype) for state in states]
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        grad_states = [torch.empty_like(state) for state in states]
+        total = torch.zeros((), dtype=torch.float64, device=weight.device)
+        rows = max(16, CHUNK_SCORES[device] // len(weight))
+
+        def log_softmax(n: int, part: slice) -> Tensor:
+            state = low_states[n][part]
+            scores = torch.addmm(low_bias, state, low_weight[:, : state.shape[1]].T).float()
+            return scores.sub_(scores.logsumexp(1, keepdim=True))
+
+        def backward(n: int, part: slice, grad: Tensor) -> None:
+            state = low_states[n][part]
+            hidden = state.shape[1]
+            grad_bias.add_(grad.sum(0))
+            grad = grad.to(dtype)
+            if dtype == grad_weight.dtype:
+                grad_weight[:, :hidden].addmm_(grad.T, state)
+            else:
+                grad_weight[:, :hidden] += grad.T @ state
+            grad_states[n][part] = grad @ low_weight[:, :hidden]
+
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            target = targets[part, None]
+            scores = log_softmax(0, part)
+            total -= scores.gather(1, target).sum()
+            teacher = scores.exp_()
+            for n in range(1, len(states)):
+                scores = log_softmax(n, part)
+                total -= (1 - DISTIL) * scores.gather(1, target).sum()
+                total -= DISTIL * torch.dot(teacher.view(-1), scores.view(-1))
+                grad = scores.exp_().sub_(teacher, alpha=DISTIL)
+                backward(n, part, grad.scatter_add_(1, target, grad.new_full(target.shape, DISTIL - 1)))
+            # The students are done with the teacher's probabilities, so its gradient may overwrite them.
+            backward(0, part, teacher.scatter_add_(1, target, teacher.new_full(target.shape, -1.0)))
+        ctx.save_for_backward(grad_weight, grad_bias, *grad_states)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_weight, grad_bias, *grad_states = ctx.saved_tensors
+        return grad_weight * grad, grad_bias * grad, None, *(g * grad for g in grad_states)
+
+
+def catalogue_loss(net: Supernet, states: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """L_SR (Eq. 7): cross-entropy over the full catalogue, summed over rows.
+
+    With more than one set of states the first is the teacher: the others get half cross-entropy, half
+    distillation from its scores (in-place distillation of the sandwich rule). The teacher's scores are
+    constants for its students.
+
+    Args:
+        net: the supernet, whose classifier scores the states.
+        states: one [N, h] per submodel, h any prefix of the hidden width.
+        targets: item ids [N] int64.
+
+    Returns:
+        Scalar float32; divide by N for the mean.
+    """
+    return _CatalogueLoss.apply(net.classifier_weight, net.classifier_bias, targets, *states)
+
+
+def uniform_loss(logits: Tensor) -> Tensor:
+    """L_Uni (Eq. 8): cross-entropy of p(route | user) [B, R] with the uniform distribution, mean over users."""
+    return -logits.log_softmax(-1).mean()
+
+
+def guide_labels(values: int, decay: float) -> Tensor:
+    """Soft labels over one dimension's values, exponential from the first: [values], summing to 1."""
+    weights = decay ** -torch.arange(values, dtype=torch.float32)
+    return weights / weights.sum()
+
+
+def guide_loss(logits: Tensor, easy: Tensor, space: RoutingSpace) -> Tensor:
+    """L_Guide (Eq. 9): easy users towards the smallest values, hard users towards the largest.
+
+    The marginal of each dimension is summed from probabilities, not from logits.
+
+    Args:
+        logits: router logits [B, R].
+        easy: [B] bool, whether the smallest submodel already ranks the target within k.
+        space: the routing space, R routes.
+
+    Returns:
+        Scalar, mean over users of the three cross-entropies' sum.
+    """
+    grid = logits.softmax(-1).view(-1, len(space.embedding), len(space.hidden), len(space.depth))
+    loss = logits.new_zeros(())
+    for axis, name in enumerate(("embedding", "hidden", "depth"), start=1):
+        marginal = grid.sum([other for other in (1, 2, 3) if other != axis])
+        small_first = guide_labels(marginal.shape[1], GUIDE_DECAY[name]).to(logits.device)
+        label = torch.where(easy[:, None], small_first, small_first.flip(0))
+        loss = loss - (label * marginal.clamp_min(1e-9).log()).sum(1).mean()
+    return loss
+
+
+@torch.no_grad()
+def easy_users(net: Supernet, seq: Tensor, targets: Tensor, k: int) -> Tensor:
+    """Whether the true smallest submodel ranks each row's last target within ``k``: [B] bool.
+
+    Runs in eval mode, without dropout; seen items are not masked, so the answer is never hidden.
+    """
+    training = net.training
+    net.eval()
+    scores = net.scores(net.sliced(seq, net.config.space.smallest)[:, -1])
+    net.train(training)
+    return (scores > scores.gather(1, targets[:, -1:])).sum(1) < k

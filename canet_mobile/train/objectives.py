@@ -1,0 +1,96 @@
+"""What one training step minimises: one function per recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.router import sample_routes
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.losses import catalogue_loss, easy_users, guide_loss, uniform_loss
+
+Parts = dict[str, Tensor]
+# Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
+LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
+
+
+def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+    """A plain SASRec: full-catalogue cross-entropy at every real position."""
+    net, real = canet.supernet, seq > 0
+    states = net.sliced(seq, net.config.space.largest)[real]
+    return {"loss": catalogue_loss(net, [states], targets[real]) / len(states)}
+
+
+def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+    """The sandwich rule with in-place distillation: largest, smallest and one random route, at true size."""
+    net, real = canet.supernet, seq > 0
+    space = net.config.space
+    drawn = space.routes[int(torch.randint(len(space), ()))]
+    states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
+    return {"loss": catalogue_loss(net, states, targets[real]) / (2 * len(states[0]))}
+
+
+def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+    """The sandwich rule by rows: each row trains one route, so that a step costs less than the full model's."""
+    net, real = canet.supernet, seq > 0
+    space = net.config.space
+    routes = torch.randint(len(space), (len(seq),))
+    draw = torch.rand(len(seq))
+    routes[draw < LARGEST_ROWS] = space.id_of(space.largest)
+    routes[draw > 1 - SMALLEST_ROWS] = space.id_of(space.smallest)
+    loss = torch.zeros((), device=seq.device)
+    for picked, states, _ in net.grouped(seq, routes.to(seq.device)):
+        keep = real[picked]
+        loss = loss + catalogue_loss(net, [states[keep]], targets[picked][keep])
+    return {"loss": loss / real.sum()}
+
+
+def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+    """L_SR + λ1 L_Uni + λ2 L_Guide, jointly over supernet and router (paper Eq. 7-9)."""
+    net, router, real = canet.supernet, canet.router, seq > 0
+    assert router is not None
+    easy = easy_users(net, seq, targets, config.guide_k)
+    logits = router(seq, net.item_table).float()
+    alpha = sample_routes(logits, config.tau)
+    states = net.masked(seq, alpha)[real]
+    recommend = catalogue_loss(net, [states], targets[real]) / len(states)
+    uniform, guide = uniform_loss(logits), guide_loss(logits, easy, net.config.space)
+    return {
+        "loss": recommend + config.lambda_uniform * uniform + config.lambda_guide * guide,
+        "recommend": recommend.detach(),
+        "uniform": uniform.detach(),
+        "guide": guide.detach(),
+        "easy": easy.float().mean(),
+    }
+
+
+OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor], Parts]] = {
+    "sandwich": sandwich,
+    "rows": rows,
+    "paper": paper,
+}
+
+
+class Objective(nn.Module):
+    """A recipe as a module, so that DDP, autocast and torch.compile see one forward call.
+
+    The random choices of a step (dropout, routes, Gumbel noise) come from its own seed: a resumed run draws
+    what the uninterrupted one would have drawn, without saving any generator.
+    """
+
+    def __init__(self, canet: Canet, config: TrainConfig) -> None:
+        super().__init__()
+        self.supernet, self.router = canet.supernet, canet.router
+        # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
+        if config.recipe != "paper" or config.model == "sasrec":
+            self.router = None
+        self.canet, self.config = canet, config
+        self.step = plain if config.model == "sasrec" else OBJECTIVES[config.recipe]
+
+    def forward(self, seq: Tensor, targets: Tensor, seed: int) -> Parts:
+        """Loss parts of one batch; ``loss`` is the one to minimise. seq and targets [B, T] int64."""
+        torch.manual_seed(seed)
+        return self.step(self.canet, self.config, seq, targets)

@@ -1,0 +1,225 @@
+"""The router of the sandwich and rows recipes: distilled from the smallest route's predictive entropy.
+
+Whether one held-out target is easy for a user is a very noisy label. How unsure the smallest route is says
+the same thing at every position of every history, needs no target, and a router of width 32 learns to predict
+it in seconds. Users above a threshold are escalated to a larger route; the threshold is a quantile of the
+validation histories' scores, so the average cost is set by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from canet_mobile.data.split import HeldOut, Windows, length_buckets
+from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
+from canet_mobile.evaluate.metrics import ndcg, standard_error
+from canet_mobile.evaluate.scoring import rank_targets
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.router import Router, RouterConfig
+from canet_mobile.model.supernet import Supernet
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.losses import CHUNK_SCORES
+
+LABELLED_WINDOWS = 5000
+FIT_EPOCHS, FIT_BATCH, FIT_LR = 4, 64, 3e-3
+NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
+LEAST_ESCALATED = 0.05
+
+
+@torch.no_grad()
+def entropies(net: Supernet, states: Tensor) -> Tensor:
+    """Predictive entropy in nats of each state [N, h] -> [N] float32, in chunks of rows."""
+    rows = max(16, CHUNK_SCORES[states.device.type] // (net.config.items + 1))
+    out = []
+    for part in states.split(rows):
+        log_p = net.scores(part).float().log_softmax(-1)
+        out.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def user_entropies(net: Supernet, queries: HeldOut) -> Tensor:
+    """Entropy of the smallest route at the end of each history, [n] float32 on the CPU."""
+    out = torch.empty(len(queries))
+    for rows in _rows(queries, net.config.length):
+        seq = _inputs(queries, rows, net)
+        out[rows] = entropies(net, net.sliced(seq, net.config.space.smallest)[:, -1]).cpu()
+    return out
+
+
+def _rows(queries: HeldOut, length: int) -> Any:
+    return length_buckets(np.minimum(queries.ends - queries.starts, length), 256)
+
+
+def _inputs(queries: HeldOut, rows: Any, net: Supernet) -> Tensor:
+    width = int(np.minimum(queries.ends[rows] - queries.starts[rows], net.config.length).max())
+    return torch.from_numpy(queries.inputs(rows, width)).to(net.classifier_bias.device)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Which users leave the smallest route, and for which: chosen on validation alone.
+
+    Args:
+        small, large: route ids.
+        share: share of users escalated to ``large``.
+        ndcg10: mean validation NDCG@10 of the users each to their route.
+        mflops: average paper MFLOPs, router included.
+    """
+
+    small: int
+    large: int
+    share: float
+    ndcg10: float
+    mflops: float
+
+
+def average_mflops(config: TrainConfig, items: int, route_ids: np.ndarray[Any, Any]) -> float:
+    """Average paper MFLOPs of users on these routes; the router's own cost is included unless SASRec."""
+    if config.model == "sasrec":
+        return sasrec_paper_mflops(items, config.length, config.hidden[0], config.depth[0])
+    costs = np.array([paper_mflops(items, config.length, route) for route in config.space])
+    return float(costs[route_ids].mean()) + router_paper_mflops(config.length, len(config.space))
+
+
+def choose_ladder(
+    net: Supernet, config: TrainConfig, queries: HeldOut, scores: Tensor
+) -> tuple[Ladder, np.ndarray[Any, Any]]:
+    """Pick the large route and the share of users it gets.
+
+    The large route is the cheapest whose NDCG@10 lies within one standard error (of the paired difference)
+    of the best among the routes with the widest embedding, which costs next to nothing. The share is
+    ``config.escalate``, or less if the budget asks for it.
+
+    Args:
+        net: the supernet in eval mode.
+        config: budget and escalate.
+        queries: validation queries.
+        scores: how unsure the smallest route is about each, [n]; the highest are escalated first.
+
+    Returns:
+        The ladder and each query's route id [n].
+    """
+    space, items = config.space, net.config.items
+    small = space.id_of(space.smallest)
+    candidates = [i for i, r in enumerate(space) if r.embedding == space.largest.embedding or i == small]
+    gains = {
+        i: ndcg(rank_targets(net, queries, np.full(len(queries), i)).keep, 10) for i in candidates
+    }
+    best = max(candidates, key=lambda i: gains[i].mean())
+    costs = {i: paper_mflops(items, config.length, space.routes[i]) for i in candidates}
+    good = [i for i in candidates if (gains[best] - gains[i]).mean() <= standard_error(gains[best] - gains[i])]
+    large = min((i for i in good if i != small), key=lambda i: costs[i], default=best)
+    if large == small:  # nothing is better than the smallest: escalate to the largest all the same
+        large = space.id_of(space.largest)
+    allowed = config.budget * sasrec_paper_mflops(
+        items, config.length, space.largest.hidden, space.largest.depth
+    ) - router_paper_mflops(config.length, len(space))
+    affordable = (allowed - costs[small]) / (paper_mflops(items, config.length, space.routes[large]) - costs[small])
+    share = float(np.clip(affordable, LEAST_ESCALATED, config.escalate))
+    route_ids = np.where(scores.numpy() > threshold(scores, share), large, small)
+    if large not in gains:
+        gains[large] = ndcg(rank_targets(net, queries, np.full(len(queries), large)).keep, 10)
+    routed = np.where(route_ids == large, gains[large], gains[small])
+    return Ladder(small, large, share, float(routed.mean()), average_mflops(config, items, route_ids)), route_ids
+
+
+def threshold(scores: Tensor, share: float) -> float:
+    """The score that ``share`` of the users exceed."""
+    return float(torch.quantile(scores.double(), 1 - share))
+
+
+def fit_router(
+    canet: Canet, config: TrainConfig, windows: Windows, queries: HeldOut
+) -> tuple[Canet, dict[str, Any]]:
+    """Distil a router from the supernet's smallest route, then set its threshold on validation.
+
+    The regression head [1, 32] and the threshold are folded into the router's usual head: logit 0 for the
+    smallest route, score - threshold for the large one, -1e4 for the rest, so argmax is the rule and the
+    package needs no second form of router.
+
+    Args:
+        canet: trained supernet and an untrained router.
+        config: seed, budget, escalate.
+        windows: training windows, which supply the histories (their targets are not used).
+        queries: validation queries (their targets choose the large route, nothing else).
+
+    Returns:
+        The model with its fitted router, and a summary for the run's manifest.
+    """
+    net, blank = canet.supernet, canet.router
+    assert blank is not None
+    device = net.classifier_bias.device
+    net.eval()
+    torch.manual_seed(config.seed)
+    router = Router(RouterConfig(**{**vars(blank.config), "routes": 1})).to(device)
+    table = net.item_table.detach()
+    if router.config.table == "shared":
+        router.table_scale.fill_(1 / float(table[1:, : router.config.width].std()))
+    rng = np.random.default_rng(config.seed)
+    picked = rng.permutation(len(windows))[:LABELLED_WINDOWS]
+    batches = [picked[part] for part in length_buckets(windows.sizes[picked], FIT_BATCH)]
+    labelled = [(seq, _labels(net, seq)) for seq in (_window_inputs(windows, b, device) for b in batches)]
+    known = torch.cat([labels for _, labels in labelled])
+    mean, spread = known.mean(), known.std().clamp_min(1e-6)
+    optimizer = torch.optim.Adam(router.parameters(), FIT_LR)
+    for epoch in range(FIT_EPOCHS):
+        router.train()
+        for number in np.random.default_rng((config.seed, epoch)).permutation(len(labelled)):
+            seq, labels = labelled[number]
+            found = F.linear(router.states(seq, table)[seq > 0], router.head_weight, router.head_bias)[:, 0]
+            loss = F.mse_loss(found, (labels - mean) / spread)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    router.eval()
+    scores = _router_scores(router, net, queries)
+    truth = user_entropies(net, queries)
+    ladder, _ = choose_ladder(net, config, queries, scores)
+    fitted = _fold(router, blank, ladder, threshold(scores, ladder.share))
+    space = config.space
+    summary = {
+        "rule": "entropy of the smallest route, distilled",
+        "small": space.routes[ladder.small].entry,
+        "large": space.routes[ladder.large].entry,
+        "escalated_share": ladder.share,
+        "correlation_with_entropy": float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]),
+    }
+    return Canet(net, fitted).eval(), summary
+
+
+def _window_inputs(windows: Windows, rows: Any, device: torch.device) -> Tensor:
+    return torch.from_numpy(windows.batch(rows)[0]).to(device)
+
+
+def _labels(net: Supernet, seq: Tensor) -> Tensor:
+    with torch.no_grad():
+        return entropies(net, net.sliced(seq, net.config.space.smallest)[seq > 0])
+
+
+@torch.no_grad()
+def _router_scores(router: Router, net: Supernet, queries: HeldOut) -> Tensor:
+    out = torch.empty(len(queries))
+    for rows in _rows(queries, net.config.length):
+        out[rows] = router(_inputs(queries, rows, net), net.item_table)[:, 0].float().cpu()
+    return out
+
+
+@torch.no_grad()
+def _fold(fitted: Router, blank: Router, ladder: Ladder, limit: float) -> Router:
+    """The fitted one-score router as a router over all routes whose argmax is the threshold rule."""
+    router = Router(blank.config).to(fitted.head_bias.device)
+    state = {k: v for k, v in fitted.state_dict().items() if not k.startswith("head_")}
+    router.load_state_dict(state, strict=False)
+    router.head_weight.zero_()
+    router.head_bias.fill_(NEVER)
+    router.head_bias[ladder.small] = 0.0
+    router.head_weight[ladder.large] = fitted.head_weight[0]
+    router.head_bias[ladder.large] = fitted.head_bias[0] - limit
+    return router.eval()

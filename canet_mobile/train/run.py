@@ -1,0 +1,234 @@
+"""The run directory: one folder per training, described by its manifest.
+
+    runs/<name>/manifest.json    configuration, data set, status, progress, which checkpoint files count
+                config.toml      the effective configuration, ready for --config
+                metrics.jsonl    one line per epoch
+                *.safetensors    weights; trainer-*.pt the state that --resume needs
+    runs/latest                  the newest run's name
+
+The manifest is written after the files it names, so a killed run always points at whole files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from canet_mobile import __version__
+from canet_mobile.data.dataset import Dataset, load_dataset
+from canet_mobile.errors import CanetError
+from canet_mobile.files import MANIFEST, atomic_file, read_json, refuse_existing, verify_files, write_json
+from canet_mobile.model.canet import Canet
+from canet_mobile.schema import validate
+from canet_mobile.train.checkpoint import build_model, identity, load_weights
+from canet_mobile.train.config import TrainConfig, apply
+
+RUNS = Path("runs")
+LATEST = "latest"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory and its manifest as read."""
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run's own name."""
+        return self.manifest["name"]
+
+    @property
+    def model_name(self) -> str:
+        """``canet`` or ``sasrec``."""
+        return self.manifest["config"]["model"]
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration it was trained with."""
+        return apply(TrainConfig(), self.manifest["config"], where=self.directory / MANIFEST)
+
+    @property
+    def dataset_directory(self) -> Path:
+        """Where the data set was when the run began."""
+        return Path(self.manifest["dataset"]["directory"])
+
+    @property
+    def dataset_hash(self) -> str:
+        """Content hash of the data set it was trained on."""
+        return self.manifest["dataset"]["content_hash"]
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """SHA-256 of the finished model's weights."""
+        return self._finished()["sha256"]
+
+    def _finished(self) -> dict[str, Any]:
+        model = self.manifest["checkpoints"].get("model")
+        if model is None:
+            raise CanetError(
+                f"this run is {self.manifest['status']} and has no finished model yet",
+                where=self.directory,
+                fix=f"canet-mobile train --resume {self.directory}",
+            )
+        return model
+
+
+def machine() -> dict[str, Any]:
+    """What a measurement was made on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def new_run(directory: Path, config: TrainConfig, dataset: Dataset, *, force: bool) -> Run:
+    """Create a run directory with everything that is known before the first step.
+
+    Raises:
+        CanetError: the directory exists and ``force`` is not given, or cannot be written.
+    """
+    refuse_existing(directory, force=force)
+    if directory.exists():
+        import shutil
+
+        shutil.rmtree(directory)
+    manifest = {
+        "schema_version": 1,
+        "kind": "run",
+        "name": directory.name,
+        "created_by": f"canet-mobile {__version__}",
+        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "status": "running",
+        "config": config.to_json(),
+        "dataset": {
+            "name": dataset.name,
+            "directory": str(dataset.directory.resolve()),
+            "content_hash": dataset.content_hash,
+            "items": dataset.num_items,
+        },
+        "machine": machine(),
+        "progress": {
+            "epoch": 0,
+            "step": 0,
+            "best_epoch": None,
+            "best_ndcg10": None,
+            "seconds": 0.0,
+            "stopped_by": None,
+        },
+        "checkpoints": {},
+        "routing": None,
+    }
+    run = Run(directory, manifest)
+    save_run(run)
+    with atomic_file(directory / "config.toml") as temporary:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in config.to_json().items()]
+        temporary.write_text("\n".join(lines) + "\n")
+    return run
+
+
+def save_run(run: Run) -> None:
+    """Write the manifest, then delete checkpoint files it no longer names."""
+    path = run.directory / MANIFEST
+    validate(run.manifest, "run", where=path)
+    write_json(path, run.manifest)
+    named = {entry["name"] for entry in run.manifest["checkpoints"].values()}
+    for file in (*run.directory.glob("*.safetensors"), *run.directory.glob("trainer-*.pt")):
+        if file.name not in named:
+            file.unlink()
+
+
+def point_latest(directory: Path) -> None:
+    """Make ``latest`` beside the run name it; a relative link, or a text file where links cannot be made."""
+    link = directory.parent / LATEST
+    temporary = directory.parent / f".{LATEST}.{os.getpid()}"
+    try:
+        temporary.symlink_to(directory.name)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with atomic_file(link) as file:
+            file.write_text(directory.name + "\n")
+
+
+def find_run(path: Path | None = None) -> Run:
+    """Open a run directory; None opens the newest.
+
+    Raises:
+        CanetError: there is none, or the folder is not a run.
+    """
+    directory = path if path is not None else RUNS / LATEST
+    if directory.is_file() and directory.name == LATEST:
+        directory = directory.parent / directory.read_text().strip()
+    manifest_path = directory / MANIFEST
+    if not manifest_path.is_file():
+        if path is None:
+            raise CanetError("there is no run yet", where=RUNS, fix="canet-mobile train")
+        raise CanetError(
+            f"is not a run directory (no {MANIFEST})", where=path, fix="name a folder that `train` made"
+        )
+    manifest = read_json(manifest_path)
+    if isinstance(manifest, dict) and manifest.get("kind") != "run":
+        raise CanetError(f"is a {manifest.get('kind')}, not a run", where=directory, fix="name a run directory")
+    validate(manifest, "run", where=manifest_path)
+    return Run(directory.resolve() if directory.is_symlink() else directory, manifest)
+
+
+def open_dataset(run: Run, override: Path | None = None) -> Dataset:
+    """The data set a run was trained on, wherever it is now.
+
+    Raises:
+        CanetError: it is not there, or ``override`` holds another data set.
+    """
+    directory = override or run.dataset_directory
+    if override is None and not directory.is_dir():
+        raise CanetError(
+            "the run's data set is no longer here", where=directory, fix="name its new place with --data DIR"
+        )
+    dataset = load_dataset(directory)
+    if dataset.content_hash != run.dataset_hash:
+        raise CanetError(
+            f"content hash {dataset.content_hash[:12]}… is not that of the data set the run was trained on "
+            f"({run.dataset_hash[:12]}…)",
+            where=directory,
+            fix="name the data set of the run with --data DIR",
+        )
+    return dataset
+
+
+def load_model(run: Run) -> Canet:
+    """The finished model in eval mode on the CPU, its checksum verified first.
+
+    Raises:
+        CanetError: the run is unfinished, or its checkpoint is truncated, altered or of another space.
+    """
+    entry = run._finished()
+    verify_files(run.directory, [entry])
+    config = run.config
+    canet = build_model(config, run.manifest["dataset"]["items"])
+    load_weights(run.directory / entry["name"], canet, identity(config, run.dataset_hash))
+    return canet.eval()

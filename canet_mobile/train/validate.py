@@ -1,0 +1,101 @@
+"""Validation as the phone would route: argmax of the router, or the rule the router will be distilled from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from canet_mobile.data.split import HeldOut
+from canet_mobile.evaluate.metrics import ndcg
+from canet_mobile.evaluate.scoring import rank_targets, route_users
+from canet_mobile.model.canet import Canet
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.routing import average_mflops, choose_ladder, user_entropies
+
+COLLAPSED_SHARE = 0.8
+EASY_SHARE = (0.2, 0.6)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Routed validation of one epoch.
+
+    Args:
+        ndcg10: mean NDCG@10, seen items kept.
+        mflops: average paper MFLOPs of the routes taken, router included; never of sampled routes.
+        routes: entry -> share of users, only routes in use.
+        router_entropy: mean entropy of p(route | user) in nats, None without a trained router.
+    """
+
+    ndcg10: float
+    mflops: float
+    routes: dict[str, float]
+    router_entropy: float | None
+
+    @property
+    def largest_share(self) -> float:
+        """Share of users on the most used route."""
+        return max(self.routes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """For metrics.jsonl."""
+        return {**vars(self), "largest_share": self.largest_share}
+
+
+def validate_routed(canet: Canet, config: TrainConfig, queries: HeldOut, *, fitted: bool) -> Validation:
+    """Validate with each user on the route they will get.
+
+    Args:
+        canet: in any mode; left in eval mode.
+        config: the run's configuration.
+        queries: validation queries.
+        fitted: the router is trained (recipe ``paper``, or after it was distilled). Before that, users are
+            ordered by the smallest route's entropy, the rule that the router will learn.
+    """
+    canet.eval()
+    net, space = canet.supernet, canet.space
+    entropy: float | None = None
+    if canet.router is None or fitted:
+        route_ids = route_users(canet, queries)
+        ndcg10 = float(ndcg(rank_targets(net, queries, route_ids).keep, 10).mean())
+        if canet.router is not None:
+            entropy = _router_entropy(canet, queries)
+    else:
+        ladder, route_ids = choose_ladder(net, config, queries, user_entropies(net, queries))
+        ndcg10 = ladder.ndcg10
+    counts = np.bincount(route_ids, minlength=len(space)) / len(queries)
+    routes = {route.entry: float(share) for route, share in zip(space, counts, strict=True) if share}
+    return Validation(ndcg10, average_mflops(config, net.config.items, route_ids), routes, entropy)
+
+
+@torch.no_grad()
+def _router_entropy(canet: Canet, queries: HeldOut) -> float:
+    assert canet.router is not None
+    length, device = canet.supernet.config.length, canet.supernet.classifier_bias.device
+    total = 0.0
+    for rows in np.array_split(np.arange(len(queries)), -(-len(queries) // 512)):
+        seq = torch.from_numpy(queries.inputs(rows, length)).to(device)
+        log_p = canet.router(seq, canet.supernet.item_table).float().log_softmax(-1)
+        total -= float((log_p.exp() * log_p).sum())
+    return total / len(queries)
+
+
+def warnings_of(found: Validation, config: TrainConfig, easy: float | None) -> list[str]:
+    """What a user should know about this epoch's routing; empty when all is well."""
+    notes = []
+    if config.model == "canet" and found.largest_share > COLLAPSED_SHARE:
+        route = max(found.routes, key=lambda entry: found.routes[entry])
+        notes.append(
+            f"router collapse: {found.largest_share:.0%} of users take {route}; "
+            "raise --set lambda_uniform, or use --set recipe=sandwich"
+        )
+    if easy is not None and not EASY_SHARE[0] <= easy <= EASY_SHARE[1]:
+        direction = "lower" if easy > EASY_SHARE[1] else "raise"
+        notes.append(
+            f"{easy:.0%} of users are easy, outside {EASY_SHARE[0]:.0%}-{EASY_SHARE[1]:.0%}: the guide pulls "
+            f"everybody one way; {direction} --set guide_k={config.guide_k}"
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""What makes a package: integers, static graphs, one module per target, the manifest."""

@@ -1,0 +1,269 @@
+"""The static graphs of a package: one per route and one for the router, written for mobile compilers.
+
+Same function as :meth:`Supernet.sliced` followed by the classifier, in a form that a delegate takes whole:
+batch 1, three-dimensional attention, LayerNorm out of two products and a reciprocal root, masks as
+constants, and a last block that computes its last position only. Item table and classifier are nested column
+panels, stored once for all routes; the blocks are contiguous prefix slices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from canet_export.integers import parameters
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
+from canet_mobile.model.router import ROUTER_WIDTH
+from canet_mobile.model.space import FFN, HEADS, Route
+from canet_mobile.model.supernet import PAD_CLASS_BIAS
+
+Seen = Literal["keep", "exclude"]
+ROUTER_ENTRY = "router"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a leaf's weight stands in the full tensor: rows [:rows], columns [start:stop].
+
+    Args:
+        name: the full tensor's name, as in :func:`canet_export.integers.parameters`.
+        rows: number of leading rows.
+        start: first column.
+        stop: one past the last column.
+        part: index along the leading axis (q, k, v), None for a plain matrix.
+    """
+
+    name: str
+    rows: int
+    start: int
+    stop: int
+    part: int | None = None
+
+    def of(self, full: Tensor) -> Tensor:
+        """The slice, contiguous. Of a scale [..., rows, 1] it takes the rows only."""
+        matrix = full if self.part is None else full[self.part]
+        columns = slice(None) if matrix.shape[1] == 1 else slice(self.start, self.stop)
+        return matrix[: self.rows, columns].contiguous()
+
+
+class Leaf(nn.Module):
+    """A matrix of the graph that knows its :class:`Slice`, so that a target can impose the integers on it."""
+
+    def __init__(self, weight: Tensor, source: Slice, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.source = source
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+
+class Linear(Leaf):
+    """x [..., in] -> [..., out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(Leaf):
+    """ids [...] int64 -> [..., columns]."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Weights:
+    """Slices of a model's tensors, each made once: routes of equal width hold the very same tensor."""
+
+    def __init__(self, canet: Canet) -> None:
+        self.full = parameters(canet)
+        self._made: dict[Slice | tuple[str, int, int], Tensor] = {}
+
+    def matrix(self, source: Slice) -> Tensor:
+        """The contiguous slice of a matrix."""
+        if source not in self._made:
+            self._made[source] = source.of(self.full[source.name])
+        return self._made[source]
+
+    def vector(self, name: str, size: int, part: int | None = None) -> Tensor:
+        """The first ``size`` entries of a vector, or of row ``part`` of a matrix."""
+        key = (name, size, -1 if part is None else part)
+        if key not in self._made:
+            full = self.full[name] if part is None else self.full[name][part]
+            self._made[key] = full[:size].contiguous()
+        return self._made[key]
+
+    def linear(self, name: str, rows: int, columns: int, part: int | None = None) -> Linear:
+        """The prefix [rows, columns] of ``<name>_weight`` with the prefix of its bias."""
+        source = Slice(f"{name}_weight", rows, 0, columns, part)
+        return Linear(self.matrix(source), source, self.vector(f"{name}_bias", rows, part))
+
+
+def panels(widths: tuple[int, ...], width: int) -> list[tuple[int, int]]:
+    """Column panels of a nested table: (0, 64), (64, 96) for width 96 of 64/96/128."""
+    edges = [0, *[w for w in widths if w <= width]]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+class Norm(nn.Module):
+    """LayerNorm as products and a reciprocal root, which a delegate takes and ``native_layer_norm`` it does not."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        width = len(weight)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.mean = nn.Parameter(torch.full((1, width), 1 / width), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - F.linear(x, self.mean)
+        variance = F.linear(x * x, self.mean)
+        return x * torch.rsqrt(variance + LAYER_NORM_EPS) * self.weight + self.bias
+
+
+class BlockGraph(nn.Module):
+    """One block of width ``hidden`` (paper Eq. 1), residual scalars folded; channel c belongs to head c mod 4."""
+
+    def __init__(self, weights: Weights, prefix: str, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        qkv = (weights.linear(f"{prefix}.qkv", hidden, hidden, part) for part in range(3))
+        self.q, self.k, self.v = qkv
+        self.out = weights.linear(f"{prefix}.out", hidden, hidden)
+        self.ffn1 = weights.linear(f"{prefix}.ffn1", FFN * hidden, hidden)
+        self.ffn2 = weights.linear(f"{prefix}.ffn2", hidden, FFN * hidden)
+        self.norm1, self.norm2 = (
+            Norm(*(weights.vector(f"{prefix}.norm{n}_{kind}", hidden) for kind in ("weight", "bias")))
+            for n in (1, 2)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor, last: bool) -> Tensor:
+        """x [1, T, hidden], mask [1, T or 1, T] -> [1, T, hidden], or [1, 1, hidden] with ``last``."""
+        asked = x[:, -1:, :] if last else x
+        time, queries, channels = x.shape[1], asked.shape[1], self.hidden // HEADS
+        q = self.q(asked).view(queries, channels, HEADS).permute(2, 0, 1)
+        k = self.k(x).view(time, channels, HEADS).permute(2, 1, 0)
+        v = self.v(x).view(time, channels, HEADS).permute(2, 0, 1)
+        attention = torch.softmax(torch.bmm(q, k) * (1 / math.sqrt(channels)) + mask, -1)
+        mixed = torch.bmm(attention, v).permute(1, 2, 0).reshape(1, queries, self.hidden)
+        x = self.norm1(asked + self.out(mixed))
+        return self.norm2(x + self.ffn2(F.gelu(self.ffn1(x))))
+
+
+class _Graph(nn.Module):
+    """What route and router share: the embedding of a history and its masks."""
+
+    def __init__(self, weights: Weights, table: str, cuts: list[tuple[int, int]], positions: Tensor) -> None:
+        super().__init__()
+        rows = len(weights.full[table])
+        sources = [Slice(table, rows, *cut) for cut in cuts]
+        self.table = nn.ModuleList(Embedding(weights.matrix(s), s) for s in sources)
+        self.positions = nn.Parameter(positions, requires_grad=False)
+        length = len(positions)
+        future = torch.full((1, length, length), MASK_FUTURE).triu(1)
+        self.future = nn.Parameter(future, requires_grad=False)
+
+    def embedded(self, seq: Tensor) -> Tensor:
+        ids = seq.to(torch.int64)  # ExecuTorch's quantized embedding takes nothing else
+        found = [panel(ids) for panel in self.table]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+    @staticmethod
+    def pad_mask(seq: Tensor) -> Tensor:
+        """[1, 1, T]: -1e4 on padding."""
+        return torch.where(seq > 0, 0.0, MASK_PAD).unsqueeze(1)
+
+
+class RouteGraph(_Graph):
+    """One submodel: seq [1, L] int32 -> (scores [1, k] float32, ids [1, k] int64), best first.
+
+    Args:
+        weights: of a model whose residual scalars are folded.
+        canet: that model, for its sizes.
+        route: which submodel.
+        k: how many items to return.
+        seen: ``exclude`` puts the items of the input out of the top k.
+    """
+
+    def __init__(self, weights: Weights, canet: Canet, route: Route, k: int, seen: Seen) -> None:
+        config = canet.supernet.config
+        space, h = config.space, route.hidden
+        positions = weights.matrix(Slice("supernet.positions", config.length, 0, route.embedding))
+        super().__init__(weights, "supernet.item_table", panels(space.embedding, route.embedding), positions)
+        self.k, self.seen, self.route = k, seen, route
+        self.project = weights.linear("supernet.in", h, route.embedding) if config.in_projection else None
+        self.blocks = nn.ModuleList(BlockGraph(weights, f"supernet.blocks.{n}", h) for n in range(route.depth))
+        self.cuts = panels(space.hidden, h)
+        sources = [Slice("supernet.classifier_weight", config.items + 1, *cut) for cut in self.cuts]
+        bias = weights.vector("supernet.classifier_bias", config.items + 1)
+        self.classifier = nn.ModuleList(
+            Linear(weights.matrix(s), s, None if s.start else bias) for s in sources
+        )
+
+    def scores(self, seq: Tensor) -> Tensor:
+        """Scores of every class, [1, V+1]."""
+        pad = self.pad_mask(seq)
+        mask = self.future + pad
+        x = self.embedded(seq) + self.positions
+        if self.project is not None:
+            x = self.project(x)
+        for n, block in enumerate(self.blocks, start=1):
+            is_last = n == len(self.blocks)
+            x = block(x, pad if is_last else mask, is_last)
+        first, *others = self.classifier
+        scores = first(x if not others else x[..., : self.cuts[0][1]])
+        for panel, (start, stop) in zip(others, self.cuts[1:], strict=True):
+            scores = scores + panel(x[..., start:stop])
+        return scores.view(1, -1)
+
+    def forward(self, seq: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.scores(seq)
+        if self.seen == "exclude":  # padding marks class 0, which is never recommended anyway
+            scores = scores.scatter(1, seq.to(torch.int64), PAD_CLASS_BIAS)
+        values, ids = torch.topk(scores, self.k, dim=-1)
+        return values, ids
+
+
+class RouterGraph(_Graph):
+    """The router: seq [1, L] int32 -> route id [1] int64; argmax, the lowest id on ties.
+
+    With a shared table it reads the supernet's first panels and owns no table.
+    """
+
+    def __init__(self, weights: Weights, canet: Canet) -> None:
+        assert canet.router is not None
+        own = canet.router.config.table == "own"
+        widths = canet.space.embedding
+        enough = next((w for w in widths if w >= ROUTER_WIDTH), widths[-1])
+        cuts = [(0, ROUTER_WIDTH)] if own else panels(widths, enough)
+        table = "router.item_table" if own else "supernet.item_table"
+        super().__init__(weights, table, cuts, weights.full["router.positions"])
+        self.table_scale = 1.0 if own else float(weights.full["router.table_scale"])
+        self.block = BlockGraph(weights, "router.block", ROUTER_WIDTH)
+        self.head = weights.linear("router.head", len(weights.full["router.head_bias"]), ROUTER_WIDTH)
+
+    def forward(self, seq: Tensor) -> Tensor:
+        x = self.embedded(seq)
+        if x.shape[-1] != ROUTER_WIDTH:
+            x = x[..., :ROUTER_WIDTH]
+        if self.table_scale != 1.0:
+            x = x * self.table_scale
+        x = self.block(x + self.positions, self.pad_mask(seq), True)
+        return torch.argmax(self.head(x).view(1, -1), -1)
+
+
+class ConstantRouter(nn.Module):
+    """The router of a plain SASRec, which has one route: always 0."""
+
+    def forward(self, seq: Tensor) -> Tensor:
+        return (seq[:, -1] * 0).to(torch.int64)
+
+
+def leaves(graph: nn.Module) -> Iterator[Leaf]:
+    """Every matrix of a graph that came from the model."""
+    return (module for module in graph.modules() if isinstance(module, Leaf))

@@ -1,0 +1,254 @@
+"""Real packages through the real runtime, from checkpoint to exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from replay_toys import LENGTH, K, refresh, toy_canet, toy_dataset, toy_run, write_package
+
+from canet_mobile.cli.parity import parity
+from canet_mobile.cli.replay import replay
+from canet_mobile.data.split import held_out
+from canet_mobile.errors import CanetError
+from canet_mobile.files import read_json, sha256_file
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.replay.host import RuntimeFailure, open_device, recommend, run_entry
+from canet_mobile.replay.package import open_package
+from canet_mobile.replay.reference import routed_lists
+from canet_mobile.replay.weights import check_weights, expected_constants
+from canet_mobile.schema import validate
+
+pytest.importorskip("executorch")
+
+SPACE = RoutingSpace((32,), (8, 16), (1,))
+
+
+def lowered(canet: Canet) -> bytes:
+    """The program of every route and the router, as the exporter's graphs lower."""
+    from canet_export.graph import RouteGraph, RouterGraph, Weights
+    from canet_export.integers import fold_residuals
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    folded = fold_residuals(canet)
+    weights = Weights(folded)
+    graphs = {route.entry: RouteGraph(weights, folded, route, K, "keep") for route in canet.space.routes}
+    graphs["router"] = RouterGraph(weights, folded)  # type: ignore[assignment]
+    seq = (torch.ones(1, LENGTH, dtype=torch.int32),)
+    programs = {name: torch.export.export(graph.eval(), seq) for name, graph in graphs.items()}
+    return to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+
+
+@dataclass(frozen=True)
+class World:
+    """A dataset, a run of it, and a package of that run."""
+
+    canet: Canet
+    dataset: Path
+    run: Path
+    package: Path
+
+    def copy(self, directory: Path) -> Path:
+        """A copy of the package that a test may spoil."""
+        return Path(shutil.copytree(self.package, directory / "copy"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("world")
+    canet = toy_canet(space=SPACE)
+    dataset = toy_dataset(root / "dataset")
+    run = toy_run(root / "run", dataset, canet)
+    package = write_package(
+        root / "package",
+        canet,
+        lowered(canet),
+        dataset={"name": "toy", "content_hash": dataset.content_hash, "directory": str(dataset.directory)},
+        checkpoint={"run": "run", "sha256": run.checkpoint_sha256},
+    )
+    return World(canet, dataset.directory, run.directory, package)
+
+
+def invoke(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def flip(path: Path, needle: bytes, offset: int, mask: int) -> None:
+    """Change one byte of the one place where ``needle`` stands, and hide it from the manifest."""
+    blob = bytearray(path.read_bytes())
+    assert blob.count(needle) == 1
+    blob[blob.find(needle) + offset] ^= mask
+    path.write_bytes(bytes(blob))
+    refresh(path.parent)
+
+
+def test_the_runtime_recommends_what_pytorch_does(world: World) -> None:
+    package = open_package(world.package)
+    device = open_device(package)
+    from canet_mobile.data.dataset import load_dataset
+
+    seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
+    expected = routed_lists(world.canet, seqs, K, "keep")
+    assert set(expected.routes) == {0, 1}
+    for row, seq in enumerate(seqs):
+        found = recommend(device, package, seq)
+        assert found.route == expected.routes[row]
+        assert found.ids.tolist() == expected.ids[row].tolist()
+        np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
+        assert min(found.router_ns, found.submodel_ns) > 0
+    assert device.program_ms > 0
+    assert device.load("router") == device.load("router") > 0
+
+
+def test_errors_of_the_runtime_name_the_method_and_the_code(world: World, tmp_path: Path) -> None:
+    package = open_package(world.package)
+    device = open_device(package)
+    with pytest.raises(RuntimeFailure, match=r"method 'e32_h8_d1' failed with error 0x10 \(NotSupported\)"):
+        run_entry(device, "e32_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+    with pytest.raises(CanetError, match="unknown entry 'e32_h8_d2'"):
+        run_entry(device, "e32_h8_d2", np.ones(LENGTH, np.int32), K)
+    broken = write_package(tmp_path / "broken", world.canet, b"\0" * 4096)
+    with pytest.raises(RuntimeFailure, match="the program does not load with error 0x"):
+        open_device(open_package(broken))
+
+
+def test_a_missing_toolkit_names_the_extra(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch.runtime", None)
+    with pytest.raises(CanetError, match="needs ExecuTorch") as error:
+        open_device(open_package(world.package))
+    assert "canet-mobile[executorch]" in str(error.value)
+
+
+def test_parity_passes_with_and_without_the_checkpoint(world: World) -> None:
+    result = invoke(parity, world.package, "--run", world.run, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    validate(report, "parity", where="stdout")
+    passed = {check["name"]: check["passed"] for check in report["checks"]}
+    assert passed == dict.fromkeys(["weights", "golden", "structural", "router", "task"], True)
+    assert report["checks"][2]["value"] < 1e-4
+    result = invoke(parity, world.package)
+    assert result.exit_code == 0
+    assert "only the golden rows" in result.stderr
+    assert "golden      ok" in result.stdout
+
+
+def test_a_changed_byte_ends_in_exit_code_3(world: World, tmp_path: Path) -> None:
+    package = world.copy(tmp_path)
+    path = package / "canet.pte"
+    blob = bytearray(path.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    path.write_bytes(bytes(blob))
+    result = invoke(parity, package)
+    assert getattr(result.exception, "exit_code", None) == 3
+    assert "canet.pte" in str(result.exception)
+    assert getattr(invoke(replay, package).exception, "exit_code", None) == 1
+
+
+def test_a_changed_byte_with_the_right_hash_is_caught_by_the_golden_rows(world: World, tmp_path: Path) -> None:
+    package = world.copy(tmp_path)
+    weight = world.canet.supernet.in_weight.detach()[:8].contiguous().numpy().tobytes()
+    largest = world.canet.supernet.in_weight.detach().contiguous().numpy().tobytes()
+    flip(package / "canet.pte", largest, 3, 0x80)  # the sign of the first weight
+    assert weight in (package / "canet.pte").read_bytes()  # the small route has its own slice
+    result = invoke(parity, package)
+    assert getattr(result.exception, "exit_code", None) == 3
+    text = str(result.exception)
+    assert "e32_h16_d1, golden.jsonl line" in text
+    assert "expected" in text
+    assert "e32_h8_d1" not in text
+
+
+def test_a_byte_too_small_to_move_a_score_is_caught_by_the_bytes(world: World, tmp_path: Path) -> None:
+    package = world.copy(tmp_path)
+    table = world.canet.supernet.item_table.detach().contiguous().numpy().tobytes()
+    flip(package / "canet.pte", table, 4 * 32 * 5, 0x01)  # the last bit of the mantissa of item 5
+    assert invoke(parity, package).exit_code == 0  # the golden rows alone cannot see it
+    result = invoke(parity, package, "--run", world.run)
+    assert getattr(result.exception, "exit_code", None) == 3
+    text = str(result.exception)
+    assert "weights: " in text
+    assert "supernet.item_table[:61, 0:32]" in text
+    assert "1 other byte(s)" in text
+
+
+def test_every_constant_is_looked_for_at_a_place_of_its_own(world: World, tmp_path: Path) -> None:
+    constants = {constant.data: constant for constant in expected_constants(open_package(world.package), world.canet)}
+    blob = (world.package / "canet.pte").read_bytes()
+    package = world.copy(tmp_path)
+    path = package / "canet.pte"
+    tried = 0
+    for data, constant in constants.items():
+        if len(data) < 64 or blob.count(data) != 1:
+            continue
+        tried += 1
+        flip(path, data, len(data) // 2, 0x01)
+        check = check_weights(open_package(package), world.canet)
+        assert [failure.tensor for failure in check.failures] == [constant.name]
+        path.write_bytes(blob)
+    assert tried > 20
+    refresh(package)
+    # The small route's slice of this weight is a prefix of the large one's: damage to it must not hide there.
+    small = world.canet.supernet.in_weight.detach()[:8].contiguous().numpy().tobytes()
+    assert blob.count(small) == 2
+
+
+def test_another_checkpoint_or_dataset_is_refused_by_hash(world: World, tmp_path: Path) -> None:
+    other = toy_dataset(tmp_path / "other", seed=1)
+    run = toy_run(tmp_path / "other-run", other, toy_canet(seed=1, space=SPACE))
+    for command in (parity, replay):
+        result = invoke(command, world.package, "--run", run.directory)
+        assert "was exported from" in str(result.exception)
+        result = invoke(command, world.package, "--run", world.run, "--data", other.directory)
+        assert "content hash" in str(result.exception)
+        assert getattr(result.exception, "exit_code", None) == 1
+    package = world.copy(tmp_path)
+    refresh(package, dataset={"name": "toy", "content_hash": other.content_hash, "directory": "gone"})
+    result = invoke(replay, package)
+    assert "dataset is not here" in str(result.exception)
+    assert "--data" in str(result.exception)
+
+
+def test_replay_reports_accuracy_latency_and_memory(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "replay.json"
+    result = invoke(replay, world.package, "--run", world.run, "--limit", 12, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report == read_json(out)
+    validate(report, "replay", where="stdout")
+    assert report["data"]["users"] == sum(row["users"] for row in report["routes"]) == 12
+    assert report["data"]["of"] == 40
+    assert report["metrics"]["package"] == pytest.approx(report["metrics"]["pytorch"])
+    assert report["agreement"] == {"router": 1.0, "top10_overlap": 1.0}
+    latency = report["latency_ms"]
+    assert 0 < latency["router"]["p50"] <= latency["total"]["p50"] <= latency["total"]["p99"]
+    assert report["package"]["sha256"] == sha256_file(world.package / "manifest.json")
+    assert report["device"] == {"name": "host", "runtime": "executorch 1.5.1", "threads": 1}
+    text = invoke(replay, world.package, "--limit", 3).output
+    assert "NDCG@10" in text
+    assert "no PyTorch figures" in text
+
+
+def test_replay_refuses_devices_that_are_not_built(world: World) -> None:
+    result = invoke(replay, world.package, "--device", "arm64")
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert "not built yet" in str(result.exception)
+    result = invoke(replay, world.package, "--device", "hots")
+    assert "did you mean 'host'" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", [parity, replay])
+def test_help_shows_examples(command: Any) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"canet-mobile {command.name} packages/clicks" in result.output

@@ -1,0 +1,216 @@
+"""A package is verified before first use; whatever is wrong with it is refused by name."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replay_toys import ITEMS, K, refresh, toy_canet, write_package
+
+from canet_mobile.errors import CanetError
+from canet_mobile.files import read_json, write_json
+from canet_mobile.replay import archive
+from canet_mobile.replay.package import open_package
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return write_package(tmp_path / "package", toy_canet())
+
+
+def zipped(directory: Path, out: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(directory.iterdir()):
+            file.write(path, prefix + path.name)
+    return out
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CanetError) as error:
+        open_package(path)
+    return str(error.value)
+
+
+def test_what_an_opened_package_says(package: Path) -> None:
+    opened = open_package(package)
+    assert (opened.items, opened.length, opened.k, opened.quantization) == (ITEMS, 8, K, "fp32")
+    assert [route.id for route in opened.routes] == list(range(8))
+    assert opened.route(5).entry == opened.routes[5].entry == "e16_h8_d2"
+    assert len(opened.golden) == 16
+    assert opened.golden[0].line == 1
+    assert (opened.golden[0].input > 0).sum() == 1
+    assert opened.warnings == ()
+
+
+@pytest.mark.parametrize("prefix", ["", "package/"])
+def test_a_zip_is_the_same_package_and_cleans_up(package: Path, tmp_path: Path, prefix: str) -> None:
+    opened = open_package(zipped(package, tmp_path / "p.zip", prefix))
+    plain = open_package(package)
+    assert (opened.manifest, opened.sha256) == (plain.manifest, plain.sha256)
+    directory = opened.directory
+    assert opened.model_path.read_bytes() == b"not a program"
+    del opened
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("name", ["canet.pte", "items.csv", "golden.jsonl"])
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_changed_truncated_or_missing_file_is_named(
+    package: Path, tmp_path: Path, name: str, as_zip: bool
+) -> None:
+    path = package / name
+    whole = path.read_bytes()
+    damages: dict[str, tuple[Callable[[], Any], str]] = {
+        "flip": (lambda: path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:]), "SHA-256"),
+        "cut": (lambda: path.write_bytes(whole[:-1]), "truncated"),
+        "gone": (path.unlink, "missing"),
+    }
+    for number, (damage, said) in enumerate(damages.values()):
+        damage()
+        text = refused(zipped(package, tmp_path / f"{number}.zip") if as_zip else package)
+        assert name in text
+        assert said in text
+
+
+def edit(package: Path, **changed: Any) -> None:
+    write_json(package / "manifest.json", {**read_json(package / "manifest.json"), **changed})
+
+
+def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
+    manifest = read_json(package / "manifest.json")
+    routes = manifest["routes"]
+    renamed = [{**routes[0], "entry": "e8_h8_d2"}, *routes[1:]]
+    shifted = [{**routes[0], "id": 1}, *routes[1:]]
+    outside = [{**routes[0], "id": 99}, *routes[1:]]
+    shape = {**manifest["input"], "shape": [1, 9]}
+    for changed, said in (
+        ({"schema_version": 2}, "schema_version is 2"),
+        ({"kind": "run"}, "manifest of a 'run'"),
+        ({"quantization": "int7"}, "int7"),
+        ({"routes": renamed}, "its sizes say 'e8_h8_d1'"),
+        ({"routes": shifted}, "the routing space says e8_h8_d2"),
+        ({"routes": outside}, "ids 0..7"),
+        ({"routes": [routes[1], routes[0]]}, "ascending"),
+        ({"space": {**manifest["space"], "hidden": [8, 10]}}, "multiple of 4"),
+        ({"input": shape}, "input.shape is [1, 9]"),
+        ({"items": 59}, "holds 60 items"),
+        ({"k": 19}, "outputs.route.scores"),
+        ({"item_map_sha256": "0" * 64}, "item_map_sha256"),
+        ({"files": [f for f in manifest["files"] if f["name"] != "golden.jsonl"] * 2}, "2 times"),
+        ({"model_file": "../canet.pte"}, "model_file"),
+    ):
+        edit(package, **changed)
+        assert said in refused(package), changed
+        write_json(package / "manifest.json", manifest)
+    assert open_package(package)
+
+
+def test_the_model_file_must_be_listed(package: Path) -> None:
+    (package / "other.txt").write_text("x")
+    refresh(package)
+    listed = read_json(package / "manifest.json")["files"]
+    edit(package, files=[f for f in listed if f["name"] != "canet.pte"])
+    assert "does not list 'canet.pte'" in refused(package)
+
+
+def test_unlisted_files_are_reported_and_unlisted_models_refused(package: Path, tmp_path: Path) -> None:
+    (package / "notes.txt").write_text("mine")
+    for path in (package, zipped(package, tmp_path / "p.zip")):
+        assert "'notes.txt' is not listed" in open_package(path).warnings[0]
+    (package / "other.tflite").write_bytes(b"x")
+    for path in (package, zipped(package, tmp_path / "q.zip")):
+        assert "model-like file 'other.tflite'" in refused(path)
+
+
+def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
+    path = package / "golden.jsonl"
+    lines = path.read_text().splitlines()
+
+    def spoiled(**changed: Any) -> str:
+        path.write_text("\n".join([json.dumps({**json.loads(lines[0]), **changed}), *lines[1:]]) + "\n")
+        refresh(package)
+        return refused(package)
+
+    first = json.loads(lines[0])
+    for changed, said in (
+        ({"input": first["input"][1:]}, "input has 7 ids"),
+        ({"input": [0] * 8}, "all padding"),
+        ({"input": [1] + [0] * 6 + [2]}, "not left-padded"),
+        ({"input": [0] * 7 + [61]}, "id 61"),
+        ({"route": 8}, "route 8"),
+        ({"entry": "e9_h9_d9"}, "not exported"),
+        ({"ids": first["ids"][1:]}, "19 ids"),
+        ({"ids": [*first["ids"][1:], 61]}, "ids hold 61"),
+        ({"ids": [0, *first["ids"][1:]]}, "minimum"),
+        ({"scores": first["scores"][::-1]}, "descend"),
+        ({"reference": "guess"}, "guess"),
+    ):
+        text = spoiled(**changed)
+        assert said in text
+        assert "line 1" in text
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    refresh(package)
+    assert "1 rows for e16_h16_d2" in refused(package)
+    path.write_text("\n".join([lines[1], lines[1], *(line for line in lines[2:])]) + "\n")
+    refresh(package)
+    assert open_package(package)
+    path.write_text("\n".join(line for n, line in enumerate(lines * 2) if n % 2) + "\n")
+    refresh(package)
+    assert "history of one item" in refused(package)
+
+
+def test_no_package_at_all(package: Path, tmp_path: Path) -> None:
+    assert "no such package" in refused(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert "holds no manifest.json" in refused(tmp_path / "empty")
+    text = tmp_path / "text.zip"
+    text.write_text("hello")
+    assert "neither a directory nor a whole zip" in refused(text)
+    whole = zipped(package, tmp_path / "p.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    assert "cut.zip" in refused(tmp_path / "cut.zip")
+    (package / "manifest.json").write_text("{")
+    assert "not valid JSON" in refused(package)
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:evil.txt"])
+def test_a_zip_that_leaves_its_folder_is_refused(package: Path, tmp_path: Path, name: str) -> None:
+    path = zipped(package, tmp_path / "p.zip")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo(name), "evil")
+    assert "leaves the package" in refused(path)
+    assert not list(tmp_path.parent.rglob("evil.txt"))
+
+
+def test_a_zip_with_a_link_a_repeat_or_a_false_size_is_refused(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = zipped(package, tmp_path / "link.zip")
+    with zipfile.ZipFile(link, "a") as file:
+        info = zipfile.ZipInfo("passwords")
+        info.external_attr = 0o120777 << 16
+        file.writestr(info, "/etc/passwd")
+    assert "link 'passwords'" in refused(link)
+    twice = zipped(package, tmp_path / "twice.zip")
+    with zipfile.ZipFile(twice, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("items.csv", "other")
+    assert "'items.csv' twice" in refused(twice)
+    (package / "canet.pte").write_bytes(b"\0" * 10_000_000)
+    assert "10000000 bytes, the manifest says 13" in refused(zipped(package, tmp_path / "bomb.zip"))
+    monkeypatch.setattr(archive, "MAX_MANIFEST_BYTES", 10)
+    assert "no manifest is that large" in refused(zipped(package, tmp_path / "large.zip"))
+
+
+def test_a_damaged_zip_member_is_named(package: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stored.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for part in sorted(package.iterdir()):
+            file.write(part, part.name)
+    path.write_bytes(path.read_bytes().replace(b"not a program", b"not A program"))
+    text = refused(path)
+    assert "canet.pte" in text
+    assert "damaged" in text
