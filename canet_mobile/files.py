@@ -90,6 +90,9 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     Raises:
         CanetError: ``out`` exists and may not be replaced.
     """
+    above = next((folder for folder in out.parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise CanetError("is a file, so no folder can be made in it", where=above, fix="choose another --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:

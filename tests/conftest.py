@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
@@ -48,3 +53,23 @@ def random_histories(n: int, items: int, length: int, seed: int = 0) -> torch.Te
 @pytest.fixture
 def canet() -> Canet:
     return random_canet()
+
+
+def make_dataset(directory: Path, *, users: int = 60, items: int = 40, seed: int = 0) -> Dataset:
+    """A small imported data set in which the next item follows from the last one, mostly."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for user in range(users):
+        item = int(rng.integers(items))
+        for time in range(int(rng.integers(6, 20))):
+            lines.append(f"u{user},i{item},{time}")
+            item = (item * 3 + 1) % items if rng.random() < 0.8 else int(rng.integers(items))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    log = directory.parent / f"{directory.name}.csv"
+    log.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    return import_log(log, directory, ImportOptions(min_item_count=1, min_history=5))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return make_dataset(tmp_path / "small")

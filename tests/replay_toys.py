@@ -17,7 +17,7 @@ from canet_mobile.data.split import HeldOut
 from canet_mobile.files import describe_files, read_json, sha256_file, write_json
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.host import Answer, Device
+from canet_mobile.replay.device import Answer, Device
 from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import route_scores
 from canet_mobile.train.checkpoint import identity, save_weights
@@ -51,7 +51,9 @@ def toy_queries(n: int = 40, seed: int = 0) -> HeldOut:
     histories = toy_histories(n, seed)
     ends = np.cumsum([len(history) for history in histories])
     starts = ends - [len(history) for history in histories]
-    return HeldOut(np.concatenate(histories), np.arange(n), starts.astype(np.int64), (ends - 1).astype(np.int64))
+    return HeldOut(
+        np.concatenate(histories), np.arange(n), starts.astype(np.int64), (ends - 1).astype(np.int64)
+    )
 
 
 def golden_rows(canet: Canet, seen: str = "keep") -> list[dict[str, Any]]:
@@ -91,7 +93,16 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         }
         for number, route in enumerate(space.routes)
     ]
-    sizes = ("total", "item_table", "classifier", "layers", "router", "graph", "full_model_alone", "separate_files")
+    sizes = (
+        "total",
+        "item_table",
+        "classifier",
+        "layers",
+        "router",
+        "graph",
+        "full_model_alone",
+        "separate_files",
+    )
     manifest = {
         "schema_version": 1,
         "kind": "package",
@@ -106,7 +117,10 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "input": {"name": "seq", "shape": [1, LENGTH], "dtype": "int32", "padding": "left", "pad_id": 0},
         "outputs": {
             "router": {"route": {"shape": [1], "dtype": "int64"}},
-            "route": {"scores": {"shape": [1, K], "dtype": "float32"}, "ids": {"shape": [1, K], "dtype": "int64"}},
+            "route": {
+                "scores": {"shape": [1, K], "dtype": "float32"},
+                "ids": {"shape": [1, K], "dtype": "int64"},
+            },
         },
         "items": ITEMS,
         "length": LENGTH,
@@ -117,7 +131,8 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "routes": routes,
         "sizes": {f"{name}_bytes": 1000 for name in sizes},
         "delegation": [
-            {"entry": route["entry"], "partitions": 1, "undelegated": {"aten.topk.default": 1}} for route in routes
+            {"entry": route["entry"], "partitions": 1, "undelegated": {"aten.topk.default": 1}}
+            for route in routes
         ],
         "item_map_sha256": "",
         "dataset": {"name": "toy", "content_hash": "0" * 64, "directory": "nowhere/toy"},
@@ -205,7 +220,11 @@ def toy_run(directory: Path, dataset: Dataset, canet: Canet) -> Run:
     """A finished run whose checkpoint is ``canet``."""
     space = canet.space
     config = TrainConfig(
-        embedding=space.embedding, hidden=space.hidden, depth=space.depth, length=LENGTH, router_table="shared"
+        embedding=space.embedding,
+        hidden=space.hidden,
+        depth=space.depth,
+        length=LENGTH,
+        router_table="shared",
     )
     run = new_run(directory, config, dataset, force=False)
     save_weights(directory / "model.safetensors", canet, identity(config, dataset.content_hash))

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from replay_toys import K, refresh, toy_canet, toy_queries, torch_device, write_package
+from replay_toys import K, refresh, torch_device, toy_canet, toy_queries, write_package
 
 from canet_mobile.errors import CanetError, ParityError, UsageError
 from canet_mobile.replay import parity as parity_module
 from canet_mobile.replay import replay as replay_module
+from canet_mobile.replay import weights as weights_module
 from canet_mobile.replay.checks import LIMITS, check_golden, check_routes, check_task, check_users
 from canet_mobile.replay.compare import Check
-from canet_mobile.replay.host import RuntimeFailure, open_device, recommend
+from canet_mobile.replay.device import RuntimeFailure, open_device, recommend
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import overlap, ranks_in_lists, route_scores, routed_lists
 from canet_mobile.schema import validate
@@ -162,7 +163,11 @@ def test_the_golden_rows_alone_make_a_report_and_the_worst_failure_comes_first(
     package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = run_parity(package, monkeypatch, None)
-    assert (report["passed"], report["checkpoint"], [c["name"] for c in report["checks"]]) == (True, False, ["golden"])
+    assert (report["passed"], report["checkpoint"], [c["name"] for c in report["checks"]]) == (
+        True,
+        False,
+        ["golden"],
+    )
     parity_module.require(report, package.source)
 
     def change(entry: str, seq: np.ndarray, outputs: tuple) -> tuple:
@@ -213,7 +218,9 @@ def test_quantizations_without_limits_are_refused(tmp_path: Path) -> None:
         parity_module.parity(open_package(directory))
 
 
-def run_replay(package: Package, monkeypatch: pytest.MonkeyPatch, change: Any, **options: Any) -> dict[str, Any]:
+def run_replay(
+    package: Package, monkeypatch: pytest.MonkeyPatch, change: Any, **options: Any
+) -> dict[str, Any]:
     device = torch_device(package, CANET, change)
     monkeypatch.setattr(replay_module, "open_device", lambda *_, **__: device)
     report = replay_module.replay(package, QUERIES, **options)
@@ -222,7 +229,9 @@ def run_replay(package: Package, monkeypatch: pytest.MonkeyPatch, change: Any, *
     return report
 
 
-def test_replay_measures_accuracy_agreement_and_routes(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_measures_accuracy_agreement_and_routes(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[int] = []
     report = run_replay(package, monkeypatch, None, reference=CANET, progress=done.append)
     lists = routed_lists(CANET, QUERIES.inputs(slice(None), 8), K, "keep")
@@ -233,7 +242,7 @@ def test_replay_measures_accuracy_agreement_and_routes(package: Package, monkeyp
         "ndcg@10": pytest.approx(ndcg),
         "recall@10": pytest.approx(hit.mean()),
     }
-    assert 0 < ndcg
+    assert ndcg > 0
     assert report["metrics"]["pytorch"] == pytest.approx(report["metrics"]["package"])
     assert report["agreement"] == {"router": 1.0, "top10_overlap": 1.0}
     histogram = np.bincount(lists.routes, minlength=8)
@@ -319,3 +328,21 @@ def test_ranks_and_overlap() -> None:
     assert ranks_in_lists(ids, np.array([2, 9])).tolist() == [2, np.iinfo(np.int64).max]
     assert overlap(ids, np.array([[1, 3, 9], [4, 5, 6]]), 2).tolist() == [1.0, 1.0]
     assert overlap(ids, np.array([[7, 8, 9], [6, 5, 9]]), 3).tolist() == [0.0, pytest.approx(2 / 3)]
+
+
+def test_a_constant_of_both_stores_needs_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(100, 164))
+    constants = [
+        weights_module.Constant("e8_h8_d1", "table.0.weight", True, data),
+        weights_module.Constant("e8_h8_d1", "classifier.0.weight", False, data),
+        weights_module.Constant("e8_h8_d1", "bias", False, data[:16]),
+    ]
+    monkeypatch.setattr(weights_module, "expected_constants", lambda *_: constants)
+
+    def failures(program: bytes) -> list[str]:
+        opened = open_package(write_package(tmp_path / "package", CANET, program))
+        return [failure.tensor for failure in weights_module.check_weights(opened, CANET).failures]
+
+    assert failures(data + b"\0" * 8 + data + data[:16]) == []
+    assert failures(data + b"\0" * 8 + data) == ["bias"]
+    assert failures(data + data[:16] + b"\0" * 8) == ["classifier.0.weight"]

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from replay_toys import LENGTH, K, refresh, toy_canet, toy_dataset, toy_run, write_package
 
+from canet_export.executorch import export_executorch
+from canet_export.integers import dequantized, quantize_model
 from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.split import held_out
@@ -22,7 +23,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, sha256_file
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.host import RuntimeFailure, open_device, recommend, run_entry
+from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import routed_lists
 from canet_mobile.replay.weights import check_weights, expected_constants
@@ -30,23 +31,7 @@ from canet_mobile.schema import validate
 
 pytest.importorskip("executorch")
 
-SPACE = RoutingSpace((32,), (8, 16), (1,))
-
-
-def lowered(canet: Canet) -> bytes:
-    """The program of every route and the router, as the exporter's graphs lower."""
-    from canet_export.graph import RouteGraph, RouterGraph, Weights
-    from canet_export.integers import fold_residuals
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    folded = fold_residuals(canet)
-    weights = Weights(folded)
-    graphs = {route.entry: RouteGraph(weights, folded, route, K, "keep") for route in canet.space.routes}
-    graphs["router"] = RouterGraph(weights, folded)  # type: ignore[assignment]
-    seq = (torch.ones(1, LENGTH, dtype=torch.int32),)
-    programs = {name: torch.export.export(graph.eval(), seq) for name, graph in graphs.items()}
-    return to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+SPACE = RoutingSpace((32,), (8, 16), (2,))
 
 
 @dataclass(frozen=True)
@@ -63,20 +48,31 @@ class World:
         return Path(shutil.copytree(self.package, directory / "copy"))
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("world")
+def make_world(root: Path, quantization: str) -> World:
     canet = toy_canet(space=SPACE)
+    integers = quantize_model(canet) if quantization == "int8" else None
     dataset = toy_dataset(root / "dataset")
     run = toy_run(root / "run", dataset, canet)
+    export_executorch(canet, integers, canet.space.routes, K, root)
     package = write_package(
         root / "package",
-        canet,
-        lowered(canet),
+        canet if integers is None else dequantized(canet, integers),
+        (root / "canet.pte").read_bytes(),
+        quantization=quantization,
         dataset={"name": "toy", "content_hash": dataset.content_hash, "directory": str(dataset.directory)},
         checkpoint={"run": "run", "sha256": run.checkpoint_sha256},
     )
     return World(canet, dataset.directory, run.directory, package)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("fp32"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def int8_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("int8"), "int8")
 
 
 def invoke(command: Any, *arguments: object) -> Result:
@@ -113,10 +109,10 @@ def test_the_runtime_recommends_what_pytorch_does(world: World) -> None:
 def test_errors_of_the_runtime_name_the_method_and_the_code(world: World, tmp_path: Path) -> None:
     package = open_package(world.package)
     device = open_device(package)
-    with pytest.raises(RuntimeFailure, match=r"method 'e32_h8_d1' failed with error 0x10 \(NotSupported\)"):
-        run_entry(device, "e32_h8_d1", np.ones(LENGTH - 1, np.int32), K)
-    with pytest.raises(CanetError, match="unknown entry 'e32_h8_d2'"):
-        run_entry(device, "e32_h8_d2", np.ones(LENGTH, np.int32), K)
+    with pytest.raises(RuntimeFailure, match=r"method 'e32_h8_d2' failed with error 0x10 \(NotSupported\)"):
+        run_entry(device, "e32_h8_d2", np.ones(LENGTH - 1, np.int32), K)
+    with pytest.raises(CanetError, match="unknown entry 'e32_h8_d3'"):
+        run_entry(device, "e32_h8_d3", np.ones(LENGTH, np.int32), K)
     broken = write_package(tmp_path / "broken", world.canet, b"\0" * 4096)
     with pytest.raises(RuntimeFailure, match="the program does not load with error 0x"):
         open_device(open_package(broken))
@@ -155,18 +151,18 @@ def test_a_changed_byte_ends_in_exit_code_3(world: World, tmp_path: Path) -> Non
     assert getattr(invoke(replay, package).exception, "exit_code", None) == 1
 
 
-def test_a_changed_byte_with_the_right_hash_is_caught_by_the_golden_rows(world: World, tmp_path: Path) -> None:
+def test_a_changed_byte_with_the_right_hash_is_caught_by_the_golden_rows(
+    world: World, tmp_path: Path
+) -> None:
     package = world.copy(tmp_path)
-    weight = world.canet.supernet.in_weight.detach()[:8].contiguous().numpy().tobytes()
-    largest = world.canet.supernet.in_weight.detach().contiguous().numpy().tobytes()
-    flip(package / "canet.pte", largest, 3, 0x80)  # the sign of the first weight
-    assert weight in (package / "canet.pte").read_bytes()  # the small route has its own slice
+    weight = world.canet.supernet.in_weight.detach().numpy().tobytes()
+    flip(package / "canet.pte", weight, 3, 0x80)  # the sign of the first weight; the small route has its own
     result = invoke(parity, package)
     assert getattr(result.exception, "exit_code", None) == 3
     text = str(result.exception)
-    assert "e32_h16_d1, golden.jsonl line" in text
+    assert "e32_h16_d2, golden.jsonl line" in text
     assert "expected" in text
-    assert "e32_h8_d1" not in text
+    assert "e32_h8_d2" not in text
 
 
 def test_a_byte_too_small_to_move_a_score_is_caught_by_the_bytes(world: World, tmp_path: Path) -> None:
@@ -178,17 +174,18 @@ def test_a_byte_too_small_to_move_a_score_is_caught_by_the_bytes(world: World, t
     assert getattr(result.exception, "exit_code", None) == 3
     text = str(result.exception)
     assert "weights: " in text
-    assert "supernet.item_table[:61, 0:32]" in text
+    assert "table.0.weight" in text
     assert "1 other byte(s)" in text
 
 
 def test_every_constant_is_looked_for_at_a_place_of_its_own(world: World, tmp_path: Path) -> None:
-    constants = {constant.data: constant for constant in expected_constants(open_package(world.package), world.canet)}
+    constants = expected_constants(open_package(world.package), world.canet)
     blob = (world.package / "canet.pte").read_bytes()
     package = world.copy(tmp_path)
     path = package / "canet.pte"
     tried = 0
-    for data, constant in constants.items():
+    for constant in constants:
+        data = constant.data
         if len(data) < 64 or blob.count(data) != 1:
             continue
         tried += 1
@@ -197,10 +194,39 @@ def test_every_constant_is_looked_for_at_a_place_of_its_own(world: World, tmp_pa
         assert [failure.tensor for failure in check.failures] == [constant.name]
         path.write_bytes(blob)
     assert tried > 20
+
+
+def test_damage_to_a_small_slice_does_not_hide_behind_a_larger_one(world: World, tmp_path: Path) -> None:
+    weight = world.canet.supernet.in_weight.detach().numpy()
+    large, small = weight.tobytes(), weight[:8].tobytes()
+    package = world.copy(tmp_path)
+    path = package / "canet.pte"
+    blob = bytearray(path.read_bytes())
+    assert blob.count(small) == 2  # one of them is the beginning of the large one
+    inside = blob.find(large)
+    own = blob.find(small) if blob.find(small) != inside else blob.find(small, inside + 1)
+    blob[own + 9] ^= 1
+    path.write_bytes(bytes(blob))
     refresh(package)
-    # The small route's slice of this weight is a prefix of the large one's: damage to it must not hide there.
-    small = world.canet.supernet.in_weight.detach()[:8].contiguous().numpy().tobytes()
-    assert blob.count(small) == 2
+    (failure,) = check_weights(open_package(package), world.canet).failures
+    assert (failure.entry, failure.tensor) == ("e32_h8_d2", "project.weight")
+    assert f"offset {own + 9}" in failure.found
+
+
+def test_int8_is_compared_with_the_same_integers(int8_world: World, tmp_path: Path) -> None:
+    result = invoke(parity, int8_world.package, "--run", int8_world.run, "--json")
+    report = json.loads(result.stdout)
+    validate(report, "parity", where="stdout")
+    checks = {check["name"]: check for check in report["checks"]}
+    assert list(checks) == ["weights", "golden", "numeric", "overlap", "router", "task"]
+    assert all(check["passed"] for name, check in checks.items() if name != "task"), checks
+    assert 1e-6 < checks["numeric"]["value"] < 0.05
+    package = int8_world.copy(tmp_path)
+    integers = quantize_model(int8_world.canet).tensors["supernet.in_weight"].values.numpy().tobytes()
+    flip(package / "canet.pte", integers, 5, 0x01)  # one integer, by one
+    result = invoke(parity, package, "--run", int8_world.run)
+    assert getattr(result.exception, "exit_code", None) == 3
+    assert "weights: e32_h16_d2, project.values" in str(result.exception)
 
 
 def test_another_checkpoint_or_dataset_is_refused_by_hash(world: World, tmp_path: Path) -> None:

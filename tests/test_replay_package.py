@@ -177,7 +177,9 @@ def test_no_package_at_all(package: Path, tmp_path: Path) -> None:
     assert "not valid JSON" in refused(package)
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:evil.txt"])
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:evil.txt"]
+)
 def test_a_zip_that_leaves_its_folder_is_refused(package: Path, tmp_path: Path, name: str) -> None:
     path = zipped(package, tmp_path / "p.zip")
     with zipfile.ZipFile(path, "a") as file:

@@ -131,7 +131,7 @@ def _describe_package(path: Path) -> dict[str, Any]:
 
 def _rows(rows: list[tuple[str, str]]) -> None:
     for label, value in rows:
-        click.echo(f"{label:<18}{value}")
+        click.echo(f"{label:<20}{value}")
 
 
 def _size(count: int | None) -> str:
@@ -208,9 +208,8 @@ def _print_package(found: dict[str, Any]) -> None:
             ("from", f"run {found['checkpoint']['run']}, dataset {found['dataset']['name']}"),
         ]
     )
-    click.echo(
-        f"\n{'id':>3}  {'entry':<16}{'paper':>9}{'executed':>10}  MFLOPs   delegate partitions; outside of them"
-    )
+    costs = f"{'paper':>9}{'executed':>10}  MFLOPs"
+    click.echo(f"\n{'id':>3}  {'entry':<16}{costs}  delegate partitions; outside of them")
     for row in found["entries"]:
         outside = ", ".join(f"{name} x{count}" for name, count in row["undelegated"].items()) or "nothing"
         partitions = "?" if row["partitions"] is None else row["partitions"]

@@ -58,7 +58,7 @@ def replay(
 
     from canet_mobile.data.split import held_out
     from canet_mobile.files import write_json
-    from canet_mobile.replay.host import require_built
+    from canet_mobile.replay.device import require_built
     from canet_mobile.replay.package import open_package
     from canet_mobile.replay.reference import find_checkpoint, find_dataset
     from canet_mobile.replay.replay import replay as run_replay
@@ -133,10 +133,10 @@ def _print(report: dict[str, Any]) -> None:
             _print_latency(
                 route["entry"], route["users"], percentiles, route["load_ms"], route["first_run_ms"]
             )
-    _print_latency("total", data["users"], report["latency_ms"]["total"], load["program"], None)
-    memory = report["memory_bytes"]
-    if memory["process_peak"] is not None:
-        click.echo(f"\npeak memory of the process {memory['process_peak'] / 2**20:.0f} MiB (Python included)")
+    _print_latency("total", data["users"], report["latency_ms"]["total"], None, None)
+    peak = report["memory_bytes"]["process_peak"]
+    memory = "" if peak is None else f"; peak memory of the process {peak / 2**20:.0f} MiB (Python included)"
+    click.echo(f"\nprogram loaded in {load['program']:.3f} ms{memory}")
 
 
 def _print_latency(

@@ -110,7 +110,7 @@ def _summary(run: Any) -> str:
     progress, routing = run.manifest["progress"], run.manifest["routing"]
     lines = [f"run            {run.directory}"]
     lines.append(
-        f"validation     NDCG@10 {progress['best_ndcg10']:.4f} (seen items kept), best epoch "
+        f"validation     NDCG@10 {progress['best_ndcg10']:.4f} (seen={run.config.seen}), best epoch "
         f"{progress['best_epoch'] + 1} of {progress['epoch']}, stopped by {progress['stopped_by']}"
     )
     if progress["best_epoch"] + 1 == progress["epoch"] and progress["epoch"] > 1:

@@ -26,10 +26,10 @@ class Block(nn.Module):
     """Weights of one block {4-head attention, FFN}, post-LN with learnable residual (paper Eq. 1).
 
     Shapes, for width H: qkv_weight [3, H, H], qkv_bias [3, H], out_weight [H, H], ffn1_weight [4H, H],
-    ffn2_weight [H, 4H], norms [H], residual1/residual2 scalars (zero at the start).
+    ffn2_weight [H, 4H], norms [H], residual1/residual2 scalars.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, residual: float = 0.0) -> None:
         super().__init__()
 
         def weight(*shape: int) -> nn.Parameter:
@@ -44,7 +44,8 @@ class Block(nn.Module):
         self.ffn2_weight, self.ffn2_bias = weight(width, FFN * width), zeros(width)
         self.norm1_weight, self.norm1_bias = nn.Parameter(torch.ones(width)), zeros(width)
         self.norm2_weight, self.norm2_bias = nn.Parameter(torch.ones(width)), zeros(width)
-        self.residual1, self.residual2 = zeros(), zeros()
+        self.residual1 = nn.Parameter(torch.tensor(residual))
+        self.residual2 = nn.Parameter(torch.tensor(residual))
 
 
 def attention_bias(seq: Tensor) -> Tensor:

@@ -55,10 +55,7 @@ class Router(nn.Module):
         else:
             self.register_buffer("table_scale", torch.ones(()))
         self.positions = nn.Parameter(torch.randn(config.length, width) * 0.02)
-        self.block = Block(width)
-        with torch.no_grad():  # the single block must act from the first step
-            self.block.residual1.fill_(1.0)
-            self.block.residual2.fill_(1.0)
+        self.block = Block(width, residual=1.0)  # the only block must act from the first step
         self.head_weight = nn.Parameter(torch.randn(config.routes, width) * width**-0.5)
         self.head_bias = nn.Parameter(torch.zeros(config.routes))
 

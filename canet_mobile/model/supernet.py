@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canet_mobile.errors import UsageError
 from canet_mobile.model.layers import Block, Gates, attention_bias, block_masked, block_sliced, dropout
 from canet_mobile.model.space import Route, RoutingSpace
 
@@ -27,6 +28,9 @@ class SupernetConfig:
         space: the routing space; its largest route is the supernet.
         dropout: probability, in training only.
         in_projection: map embedding to hidden width. A plain SASRec (one route, equal widths) has none.
+        tied: score with the item table instead of a classifier of its own, as SASRec's authors do; the
+            widest embedding must equal the widest hidden.
+        residual: the learnable residual weight λ at the start.
     """
 
     items: int
@@ -34,13 +38,15 @@ class SupernetConfig:
     space: RoutingSpace = field(default_factory=RoutingSpace)
     dropout: float = 0.2
     in_projection: bool = True
+    tied: bool = False
+    residual: float = 0.0
 
 
 class Supernet(nn.Module):
     """All submodels in one set of weights.
 
     Parameters, with E and H the largest widths: item_table [V+1, E], positions [L, E], in_weight [H, E],
-    in_bias [H], blocks, classifier_weight [V+1, H], classifier_bias [V+1].
+    in_bias [H], blocks, own_classifier [V+1, H] (unless tied), classifier_bias [V+1].
     """
 
     def __init__(self, config: SupernetConfig) -> None:
@@ -53,11 +59,23 @@ class Supernet(nn.Module):
         if config.in_projection:
             self.in_weight = nn.Parameter(torch.randn(hidden, embedding) / math.sqrt(embedding))
             self.in_bias = nn.Parameter(torch.zeros(hidden))
-        self.blocks = nn.ModuleList(Block(hidden) for _ in range(widest.depth))
-        self.classifier_weight = nn.Parameter(torch.randn(config.items + 1, hidden) * 0.02)
+        self.blocks = nn.ModuleList(Block(hidden, config.residual) for _ in range(widest.depth))
+        if config.tied:
+            if embedding != hidden:
+                raise UsageError(
+                    f"a tied classifier needs equal widths, not embedding {embedding} and hidden {hidden}",
+                    fix="--set tied=false",
+                )
+        else:
+            self.own_classifier = nn.Parameter(torch.randn(config.items + 1, hidden) * 0.02)
         self.classifier_bias = nn.Parameter(torch.zeros(config.items + 1))
         with torch.no_grad():
             self.classifier_bias[0] = PAD_CLASS_BIAS
+
+    @property
+    def classifier_weight(self) -> Tensor:
+        """The classifier W [V+1, H]: its own, or the item table when they are tied."""
+        return self.item_table if self.config.tied else self.own_classifier
 
     def _project(self, x: Tensor, hidden: int) -> Tensor:
         if not self.config.in_projection:

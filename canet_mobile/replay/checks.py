@@ -13,7 +13,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.compare import Check, Failure, compare_lists
-from canet_mobile.replay.host import ROUTER, Device, RuntimeFailure, recommend, run_entry, run_router
+from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure, recommend, run_entry, run_router
 from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import overlap, ranks_in_lists, route_scores, routed_lists
 
@@ -48,7 +48,7 @@ class Limits:
 
 LIMITS = {
     "fp32": Limits("structural", 1e-4, 0.0, 1.0, None),
-    "int8": Limits("numeric", 1e-4, 0.1, MIN_ROUTER_AGREEMENT, MIN_OVERLAP),
+    "int8": Limits("numeric", 1e-4, 0.05, MIN_ROUTER_AGREEMENT, MIN_OVERLAP),
 }
 
 

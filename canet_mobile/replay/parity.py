@@ -21,9 +21,10 @@ from canet_mobile.files import MANIFEST
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_routes, check_users
 from canet_mobile.replay.compare import Check, Failure
-from canet_mobile.replay.host import RuntimeFailure, open_device
+from canet_mobile.replay.device import RuntimeFailure, open_device
 from canet_mobile.replay.machine import describe_machine, report_head
 from canet_mobile.replay.package import Package, open_package
+from canet_mobile.replay.reference import as_exported
 from canet_mobile.replay.weights import check_weights
 
 SHOWN = 20  # failures spelled out in the error
@@ -85,6 +86,7 @@ def parity(
     checks = []
     same = None
     if reference is not None:
+        reference = as_exported(reference, package)
         same = _same_numbers(reference, package)
         progress("weights")
         checks.append(check_weights(package, reference))

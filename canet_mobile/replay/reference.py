@@ -70,6 +70,13 @@ def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str) -> Li
     return lists
 
 
+def as_exported(canet: Canet, package: Package) -> Canet:
+    """The model with a router that chooses among the package's routes only, as its exporter leaves it."""
+    from canet_export.graph import restricted
+
+    return restricted(canet, [route.id for route in package.routes])
+
+
 def ranks_in_lists(ids: Ints, targets: NDArray[np.integer]) -> Ints:
     """Where each target stands in its list: ids [n, k], targets [n] -> [n] int64, MISS when it does not."""
     from canet_mobile.evaluate.metrics import MISS
@@ -101,10 +108,12 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
         candidate = Path("runs") / expected["run"]
         if not candidate.is_dir():
             return None
-        run = find_run(candidate)
-        if run.checkpoint_sha256 != expected["sha256"]:
+        try:
+            run = find_run(candidate)
+            is_the_one = run.checkpoint_sha256 == expected["sha256"]
+        except CanetError:  # another folder of that name, or a run that was begun anew
             return None
-        return run, load_model(run)
+        return (run, load_model(run)) if is_the_one else None
     run = find_run(run_path)
     if run.checkpoint_sha256 != expected["sha256"]:
         raise CanetError(

@@ -12,7 +12,7 @@ from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import metric
 from canet_mobile.model.canet import Canet
-from canet_mobile.replay.host import (
+from canet_mobile.replay.device import (
     ROUTER,
     Device,
     Recommendation,
@@ -23,7 +23,7 @@ from canet_mobile.replay.host import (
 )
 from canet_mobile.replay.machine import describe_machine, peak_resident_bytes, report_head, resident_bytes
 from canet_mobile.replay.package import Package
-from canet_mobile.replay.reference import Lists, overlap, ranks_in_lists, routed_lists
+from canet_mobile.replay.reference import Lists, as_exported, overlap, ranks_in_lists, routed_lists
 
 TOP = 10
 METRICS = (f"ndcg@{TOP}", f"recall@{TOP}")
@@ -76,7 +76,7 @@ def replay(
     after, peak = resident_bytes(), peak_resident_bytes()
     expected = None
     if reference is not None:
-        expected = routed_lists(reference, seqs, package.k, package.manifest["seen"])
+        expected = routed_lists(as_exported(reference, package), seqs, package.k, package.manifest["seen"])
     found = Lists(
         np.array([a.route for a in answers]),
         np.stack([a.scores for a in answers]),

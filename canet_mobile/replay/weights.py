@@ -9,94 +9,76 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, nn
 
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.compare import Check, Failure
-from canet_mobile.replay.host import ROUTER
 from canet_mobile.replay.package import Package
 
-if TYPE_CHECKING:
-    from canet_export.integers import IntegerModel
-
+NOT_LEARNT = ("future", "mean")  # constants that the graphs make themselves; not every route uses them
+TABLES = "table."  # item tables stay outside the delegate, which has a store of its own
 PROBE = 16  # bytes that tell where a damaged constant stands
 
 
 @dataclass(frozen=True)
 class Constant:
-    """One constant of a graph: the first entry that needs it, its name there, and its bytes."""
+    """One constant of a graph: the first entry that needs it, its name there, its store and its bytes."""
 
     entry: str
     name: str
+    is_table: bool
     data: bytes
 
 
 def check_weights(package: Package, reference: Canet) -> Check:
-    """Find every constant that the checkpoint puts into this package's graphs in its model file."""
+    """Find every constant that the checkpoint puts into this package's graphs in its model file.
+
+    Args:
+        package: an fp32 or int8 package for executorch.
+        reference: its checkpoint.
+    """
     blob = package.model_path.read_bytes()
-    constants: dict[bytes, Constant] = {}
-    for constant in expected_constants(package, reference):
-        constants.setdefault(constant.data, constant)
+    constants = expected_constants(package, reference)
     failures = []
     claimed: list[tuple[int, int]] = []
     # The longest first: a small slice can be the beginning of a larger one, and needs its own place.
-    for data, constant in sorted(constants.items(), key=lambda pair: -len(pair[0])):
-        start = _unclaimed(blob, data, claimed)
+    for constant in sorted(constants, key=lambda constant: -len(constant.data)):
+        size = len(constant.data)
+        start = _unclaimed(blob, constant.data, claimed)
         if start is None:
-            expected = f"these {len(data)} bytes in {package.model_path.name}"
-            failures.append(
-                Failure("weights", constant.entry, None, constant.name, expected, _nearest(blob, data))
-            )
+            expected = f"these {size} bytes in {package.model_path.name}"
+            found = _nearest(blob, constant.data)
+            failures.append(Failure("weights", constant.entry, None, constant.name, expected, found))
         else:
-            insort(claimed, (start, start + len(data)))
-    found = len(constants) - len(failures)
-    detail = f"{found} of {len(constants)} constants stand verbatim in the model file"
-    return Check(
-        "weights", not failures, len(constants), found / len(constants), 1.0, detail, tuple(failures)
+            insort(claimed, (start, start + size))
+    share = 1 - len(failures) / len(constants)
+    detail = (
+        f"{len(constants) - len(failures)} of {len(constants)} constants stand verbatim in the model file"
     )
+    return Check("weights", not failures, len(constants), share, 1.0, detail, tuple(failures))
 
 
-def expected_constants(package: Package, reference: Canet) -> Iterator[Constant]:
-    """Every constant that an exporter puts into the package, route by route."""
-    from canet_export.graph import ConstantRouter, Leaf, RouteGraph, RouterGraph, Weights
-    from canet_export.integers import fold_residuals, quantize_model
+def expected_constants(package: Package, reference: Canet) -> list[Constant]:
+    """Every constant that the exporter puts into the package; equal ones of one store stand there once."""
+    found: dict[tuple[bool, bytes], Constant] = {}
+    for constant in _all_constants(package, reference):
+        found.setdefault((constant.is_table, constant.data), constant)
+    return list(found.values())
+
+
+def _all_constants(package: Package, reference: Canet) -> Iterator[Constant]:
+    from canet_export.executorch import build_graphs
+    from canet_export.integers import quantize_model
+    from canet_export.sizes import constants, tensor_bytes
 
     integers = quantize_model(reference) if package.quantization == "int8" else None
-    folded = fold_residuals(reference)
-    weights = Weights(folded)
-    router = ConstantRouter() if folded.router is None else RouterGraph(weights, folded)
-    graphs: list[tuple[str, nn.Module]] = [(ROUTER, router)]
-    for route in package.routes:
-        seen = package.manifest["seen"]
-        graphs.append((route.entry, RouteGraph(weights, folded, route.route, package.k, seen)))
-    for entry, graph in graphs:
-        for path, module in graph.named_modules():
-            leaf = module if isinstance(module, Leaf) else None
-            for name, tensor in module.named_parameters(recurse=False):
-                if leaf is not None and name == "weight":
-                    yield from _matrix(entry, leaf, integers)
-                else:
-                    yield Constant(entry, f"{path}.{name}".lstrip("."), _bytes(tensor))
-
-
-def _matrix(entry: str, leaf: object, integers: IntegerModel | None) -> Iterator[Constant]:
-    source, weight = leaf.source, leaf.weight  # type: ignore[attr-defined]
-    part = "" if source.part is None else f"[{source.part}]"
-    name = f"{source.name}{part}[:{source.rows}, {source.start}:{source.stop}]"
-    quantized = None if integers is None else integers.tensors.get(source.name)
-    if quantized is None:
-        yield Constant(entry, name, _bytes(weight))
-    else:
-        yield Constant(entry, f"{name} (int8)", _bytes(source.of(quantized.values)))
-        yield Constant(entry, f"{name} (scales)", _bytes(source.of(quantized.scale)))
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    array = tensor.detach().contiguous().numpy()
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    routes = [route.route for route in package.routes]
+    graphs = build_graphs(reference, integers, routes, package.k, package.manifest["seen"])
+    for entry, graph in graphs.items():
+        for path, tensor in constants(graph):
+            if not path.endswith(NOT_LEARNT):
+                yield Constant(entry, path, path.startswith(TABLES), tensor_bytes(tensor))
 
 
 def _unclaimed(blob: bytes, data: bytes, claimed: list[tuple[int, int]]) -> int | None:

@@ -21,9 +21,16 @@ from canet_mobile.train.config import TrainConfig
 def build_model(config: TrainConfig, items: int) -> Canet:
     """An untrained model of a configuration; the caller seeds PyTorch first."""
     space = config.space
-    supernet = Supernet(
-        SupernetConfig(items, config.length, space, config.dropout, in_projection=config.model == "canet")
+    sizes = SupernetConfig(
+        items,
+        config.length,
+        space,
+        config.dropout,
+        in_projection=config.model == "canet",
+        tied=config.tied,
+        residual=config.residual,
     )
+    supernet = Supernet(sizes)
     if config.model == "sasrec":
         return Canet(supernet, None)
     width = min(ROUTER_WIDTH, space.embedding[0] // 4 * 4)

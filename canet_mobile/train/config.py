@@ -36,8 +36,12 @@ class TrainConfig:
         batch: rows per step and process.
         epochs: at most; the learning rate's cosine ends here.
         lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
+        tied: score with the item table itself; stronger on sparse data, where a second table overfits.
+        residual: the learnable residual weights λ at the start; 0 lets each block earn its influence.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
+        seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
+            ``auto``, which excludes them when people in this data set do not come back to items.
         validation_users: users read for model choice, evenly spaced; 0 takes all.
         router_table: ``shared`` reads the first 32 channels of the supernet's table, ``own`` has its own.
         budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
@@ -65,9 +69,12 @@ class TrainConfig:
     lr: float = 3e-3
     warmup_steps: int = 100
     final_lr: float = 0.02
+    tied: bool = False
+    residual: float = 0.0
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
+    seen: str = "auto"
     validation_users: int = 2000
     router_table: str = "shared"
     budget: float = 0.3
@@ -118,6 +125,7 @@ _CHOICES = {
     "model": ("canet", "sasrec"),
     "recipe": RECIPES,
     "router_table": ("shared", "own"),
+    "seen": ("auto", "keep", "exclude"),
     "accelerator": ("auto", "cpu", "cuda"),
     "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
 }
@@ -129,6 +137,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lr": (1e-8, 10),
     "warmup_steps": (0, 10**6),
     "final_lr": (0, 1),
+    "residual": (-10, 10),
     "dropout": (0, 0.95),
     "clip": (1e-3, 1e6),
     "patience": (1, 10**5),

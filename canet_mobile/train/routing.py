@@ -110,7 +110,7 @@ def choose_ladder(
     small = space.id_of(space.smallest)
     candidates = [i for i, r in enumerate(space) if r.embedding == space.largest.embedding or i == small]
     gains = {
-        i: ndcg(rank_targets(net, queries, np.full(len(queries), i)).keep, 10) for i in candidates
+        i: _gain(net, config, queries, i) for i in candidates
     }
     best = max(candidates, key=lambda i: gains[i].mean())
     costs = {i: paper_mflops(items, config.length, space.routes[i]) for i in candidates}
@@ -125,9 +125,15 @@ def choose_ladder(
     share = float(np.clip(affordable, LEAST_ESCALATED, config.escalate))
     route_ids = np.where(scores.numpy() > threshold(scores, share), large, small)
     if large not in gains:
-        gains[large] = ndcg(rank_targets(net, queries, np.full(len(queries), large)).keep, 10)
+        gains[large] = _gain(net, config, queries, large)
     routed = np.where(route_ids == large, gains[large], gains[small])
     return Ladder(small, large, share, float(routed.mean()), average_mflops(config, items, route_ids)), route_ids
+
+
+def _gain(net: Supernet, config: TrainConfig, queries: HeldOut, route_id: int) -> np.ndarray[Any, Any]:
+    """NDCG@10 of every query on one fixed route, [n], under the run's seen protocol."""
+    ranks = rank_targets(net, queries, np.full(len(queries), route_id))
+    return ndcg(ranks.under(config.seen), 10)
 
 
 def threshold(scores: Tensor, share: float) -> float:

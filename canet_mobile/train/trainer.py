@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ from canet_mobile.train.run import METRICS, Run, new_run, point_latest, save_run
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
+RARE_REPEATS = 0.01  # below this share of returning users, an app would not show an item twice
 
 
 class Reporter(Protocol):
@@ -107,6 +108,7 @@ def train(
     """
     fabric = _fabric(config)
     refuse_small(dataset, config)
+    config = replace(config, seen=seen_protocol(config, dataset))
     if fabric.is_global_zero:
         run = new_run(directory, config, dataset, force=force)
         point_latest(directory)
@@ -141,6 +143,16 @@ def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
             where=dataset.directory,
             fix=f"--set guide_k={max(1, dataset.num_items // 10)}",
         )
+
+
+def seen_protocol(config: TrainConfig, dataset: Dataset) -> str:
+    """The protocol validation is judged by; ``auto`` looks at how often a validation target was seen before."""
+    if config.seen != "auto":
+        return config.seen
+    queries = held_out(dataset, "validation")
+    rows, items = queries.seen(np.arange(len(queries)))
+    came_back = np.unique(rows[items == queries.targets[rows]])
+    return "keep" if len(came_back) > RARE_REPEATS * len(queries) else "exclude"
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -266,9 +278,8 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter, *, resu
                 seq, targets = (
                     torch.from_numpy(part).to(fabric.device) for part in windows.batch(batches[number])
                 )
-                rate = learning_rate(config, state.step, total)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = learning_rate(config, state.step, total)
                 seed = (config.seed * 1_000_003 + state.step) * fabric.world_size + fabric.global_rank
                 parts = step_module(seq, targets.long(), seed)
                 fabric.backward(parts["loss"])
@@ -301,6 +312,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter, *, resu
                 if time.monotonic() - saved_at > SAVE_SECONDS:
                     _save(fabric, store, state, optimizer, "running")
                     saved_at = time.monotonic()
+            rate = learning_rate(config, state.step - 1, total)
             _end_of_epoch(fabric, store, state, config, queries, reporter, rate)
             _save(fabric, store, state, optimizer, "running")
         return _finish(fabric, store, state, config, windows, queries, reporter)

@@ -24,7 +24,7 @@ class Validation:
     """Routed validation of one epoch.
 
     Args:
-        ndcg10: mean NDCG@10, seen items kept.
+        ndcg10: mean NDCG@10 under the run's seen protocol.
         mflops: average paper MFLOPs of the routes taken, router included; never of sampled routes.
         routes: entry -> share of users, only routes in use.
         router_entropy: mean entropy of p(route | user) in nats, None without a trained router.
@@ -60,7 +60,7 @@ def validate_routed(canet: Canet, config: TrainConfig, queries: HeldOut, *, fitt
     entropy: float | None = None
     if canet.router is None or fitted:
         route_ids = route_users(canet, queries)
-        ndcg10 = float(ndcg(rank_targets(net, queries, route_ids).keep, 10).mean())
+        ndcg10 = float(ndcg(rank_targets(net, queries, route_ids).under(config.seen), 10).mean())
         if canet.router is not None:
             entropy = _router_entropy(canet, queries)
     else:

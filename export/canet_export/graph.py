@@ -8,8 +8,9 @@ panels, stored once for all routes; the blocks are contiguous prefix slices.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,10 +48,15 @@ class Slice:
     part: int | None = None
 
     def of(self, full: Tensor) -> Tensor:
-        """The slice, contiguous. Of a scale [..., rows, 1] it takes the rows only."""
+        """The slice, in storage of its own. Of a scale [..., rows, 1] it takes the rows only."""
         matrix = full if self.part is None else full[self.part]
         columns = slice(None) if matrix.shape[1] == 1 else slice(self.start, self.stop)
-        return matrix[: self.rows, columns].contiguous()
+        return own_storage(matrix[: self.rows, columns])
+
+
+def own_storage(tensor: Tensor) -> Tensor:
+    """A contiguous copy. A view would do in PyTorch, but serializers write a view's storage from its start."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class Leaf(nn.Module):
@@ -95,7 +101,7 @@ class Weights:
         key = (name, size, -1 if part is None else part)
         if key not in self._made:
             full = self.full[name] if part is None else self.full[name][part]
-            self._made[key] = full[:size].contiguous()
+            self._made[key] = own_storage(full[:size])
         return self._made[key]
 
     def linear(self, name: str, rows: int, columns: int, part: int | None = None) -> Linear:
@@ -164,9 +170,6 @@ class _Graph(nn.Module):
         sources = [Slice(table, rows, *cut) for cut in cuts]
         self.table = nn.ModuleList(Embedding(weights.matrix(s), s) for s in sources)
         self.positions = nn.Parameter(positions, requires_grad=False)
-        length = len(positions)
-        future = torch.full((1, length, length), MASK_FUTURE).triu(1)
-        self.future = nn.Parameter(future, requires_grad=False)
 
     def embedded(self, seq: Tensor) -> Tensor:
         ids = seq.to(torch.int64)  # ExecuTorch's quantized embedding takes nothing else
@@ -198,8 +201,12 @@ class RouteGraph(_Graph):
         self.k, self.seen, self.route = k, seen, route
         self.project = weights.linear("supernet.in", h, route.embedding) if config.in_projection else None
         self.blocks = nn.ModuleList(BlockGraph(weights, f"supernet.blocks.{n}", h) for n in range(route.depth))
+        if route.depth > 1:  # the last block asks for the last position, which has no future
+            future = torch.full((1, config.length, config.length), MASK_FUTURE).triu(1)
+            self.future = nn.Parameter(future, requires_grad=False)
         self.cuts = panels(space.hidden, h)
-        sources = [Slice("supernet.classifier_weight", config.items + 1, *cut) for cut in self.cuts]
+        table = "supernet.item_table" if config.tied else "supernet.own_classifier"
+        sources = [Slice(table, config.items + 1, *cut) for cut in self.cuts]
         bias = weights.vector("supernet.classifier_bias", config.items + 1)
         self.classifier = nn.ModuleList(
             Linear(weights.matrix(s), s, None if s.start else bias) for s in sources
@@ -208,7 +215,7 @@ class RouteGraph(_Graph):
     def scores(self, seq: Tensor) -> Tensor:
         """Scores of every class, [1, V+1]."""
         pad = self.pad_mask(seq)
-        mask = self.future + pad
+        mask = self.future + pad if len(self.blocks) > 1 else pad
         x = self.embedded(seq) + self.positions
         if self.project is not None:
             x = self.project(x)
@@ -255,6 +262,20 @@ class RouterGraph(_Graph):
             x = x * self.table_scale
         x = self.block(x + self.positions, self.pad_mask(seq), True)
         return torch.argmax(self.head(x).view(1, -1), -1)
+
+
+def restricted(canet: Canet, exported: Sequence[int]) -> Canet:
+    """The model whose router chooses among ``exported`` route ids only; itself when that is all of them.
+
+    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold.
+    """
+    others = [route_id for route_id in range(len(canet.space)) if route_id not in set(exported)]
+    if canet.router is None or not others:
+        return canet
+    router = copy.deepcopy(canet.router)
+    with torch.no_grad():
+        router.head_bias[others] = PAD_CLASS_BIAS
+    return Canet(canet.supernet, router)
 
 
 class ConstantRouter(nn.Module):

@@ -86,7 +86,7 @@ def _is_quantized(name: str, tensor: Tensor) -> bool:
     """
     if name == "router.item_table":
         return True
-    return name.startswith("supernet.") and name.endswith(("_weight", "item_table")) and tensor.dim() > 1
+    return name.startswith("supernet.") and name.endswith(("_weight", "item_table", "own_classifier")) and tensor.dim() > 1
 
 
 def quantize_model(canet: Canet) -> IntegerModel:

@@ -1,0 +1,110 @@
+"""Train and evaluate the experiments of experiments.toml; every run leaves one JSON record.
+
+    python benchmarks/compare_methods.py --data-root DIR online-retail.sasrec-full s3rec-beauty
+    python benchmarks/compare_methods.py --list
+
+A record that is there is not computed again, and a run that was interrupted goes on where it stopped.
+Records stand in benchmarks/results/; `python benchmarks/results_table.py` turns them into docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from canet_mobile.cli.progress import TrainReporter
+from canet_mobile.data.dataset import Dataset, load_dataset
+from canet_mobile.data.embedded_set import embedded_dataset
+from canet_mobile.data.importer import ImportOptions, import_log
+from canet_mobile.evaluate.evaluation import evaluate_model
+from canet_mobile.files import MANIFEST, write_json
+from canet_mobile.train.config import TrainConfig, apply
+from canet_mobile.train.run import Run, find_run, load_model, machine
+from canet_mobile.train.trainer import resume, train
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
+
+
+def experiments() -> list[tuple[str, str]]:
+    """Every (data set, experiment), in the file's order."""
+    return [(data, name) for data, table in EXPERIMENTS.items() for name, v in table.items() if isinstance(v, dict)]
+
+
+def dataset(name: str, root: Path | None, work: Path) -> Dataset:
+    """Import a data set once into the work folder."""
+    folder = work / "datasets" / name
+    if name == "online-retail":
+        return embedded_dataset(folder)
+    if (folder / MANIFEST).is_file():
+        return load_dataset(folder)
+    if root is None:
+        sys.exit(f"{name} needs --data-root (or CANET_DATA): the folder that holds {EXPERIMENTS[name]['source']}")
+    options = {k: v for k, v in EXPERIMENTS[name].items() if k != "source" and not isinstance(v, dict)}
+    return import_log(root / EXPERIMENTS[name]["source"], folder, ImportOptions(name=name, **options))
+
+
+def trained(data: Dataset, experiment: str, seed: int, work: Path, threads: int) -> Run:
+    """Train, or go on training, or take the finished run."""
+    settings: dict[str, Any] = {"seed": seed, "threads": threads, **EXPERIMENTS[data.name][experiment]}
+    directory = work / "runs" / f"{data.name}-{experiment}-seed{seed}"
+    config = apply(TrainConfig(), settings)
+    with TrainReporter(config) as reporter:
+        if (directory / MANIFEST).is_file():
+            run = find_run(directory)
+            return run if run.manifest["status"] == "finished" else resume(run, data, reporter=reporter)
+        return train(config, data, directory, reporter=reporter)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="data set, or data set.experiment")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA"))
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        print(*(f"{data}.{name}" for data, name in experiments()), sep="\n")
+        return
+    for data_name, name in experiments():
+        full = f"{data_name}.{name}"
+        if options.names and full not in options.names and data_name not in options.names:
+            continue
+        record = RESULTS / f"{full}.seed{options.seed}.json"
+        if record.is_file():
+            print(f"{full}: recorded", file=sys.stderr)
+            continue
+        print(f"{full}: training", file=sys.stderr)
+        data = dataset(data_name, Path(options.data_root) if options.data_root else None, options.work)
+        run = trained(data, name, options.seed, options.work, options.threads)
+        found = evaluate_model(load_model(run), data, "test", None)
+        progress, routing = run.manifest["progress"], run.manifest["routing"]
+        write_json(
+            record,
+            {
+                "data": data_name,
+                "experiment": name,
+                "seed": options.seed,
+                "config": run.manifest["config"],
+                "counts": data.manifest["counts"],
+                "machine": machine(),
+                "epochs": progress["epoch"],
+                "best_epoch": progress["best_epoch"],
+                "stopped_by": progress["stopped_by"],
+                "training_seconds": round(progress["seconds"]),
+                "validation_ndcg10": progress["best_ndcg10"],
+                "routing": routing,
+                "evaluation": found,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()

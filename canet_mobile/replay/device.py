@@ -1,0 +1,171 @@
+"""The small interface that every device offers, and what an app does on one: the router, then that entry.
+
+A device is a :class:`Device`: a few numbers and two functions. Emulators and phones answer through the same
+two functions as this machine, so :func:`recommend` and everything above it never asks what it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canet_mobile.errors import CanetError, UsageError, unknown_name
+from canet_mobile.replay.package import Package
+
+ROUTER = "router"
+DEVICES = ("host", "arm64", "android", "ios")
+WARM_UPS = 3
+
+Sequences = NDArray[np.int32]
+
+
+class RuntimeFailure(CanetError):
+    """The program does not load, or one of its methods fails or returns something else than promised."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call of an entry returned.
+
+    Args:
+        outputs: the entry's outputs, in its order.
+        nanoseconds: wall time of the call alone, measured on the device.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    nanoseconds: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """A package, loaded on a device.
+
+    Args:
+        name: ``host``.
+        runtime: name and version of what runs the package there.
+        threads: threads it runs on.
+        program_ms: time to load the program, without any method.
+        load: makes an entry ready; returns milliseconds (of the first time: it stays loaded).
+        call: runs an entry on one history [L] int32.
+    """
+
+    name: str
+    runtime: str
+    threads: int
+    program_ms: float
+    load: Callable[[str], float]
+    call: Callable[[str, Sequences], Answer]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Router, then that entry: what an app does for one user.
+
+    Args:
+        route: the route id.
+        scores: [k] float32, descending.
+        ids: [k] int64.
+        router_ns, submodel_ns: wall time of the two calls.
+    """
+
+    route: int
+    scores: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    router_ns: int
+    submodel_ns: int
+
+
+def require_built(device: str) -> None:
+    """Refuse a device that is unknown or not built yet; no other one answers in its place.
+
+    Raises:
+        UsageError: always, but for the devices that can run a package.
+    """
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    if device != "host":
+        raise UsageError(
+            f"the device {device!r} is not built yet",
+            fix="--device host runs the same package on this machine",
+        )
+
+
+def open_device(package: Package, device: str = "host", *, threads: int = 1) -> Device:
+    """Load a package's program on a device.
+
+    Raises:
+        UsageError: no such device, or it is not built yet.
+        CanetError: the package is not for this device, or its toolkit is missing.
+        RuntimeFailure: the program does not load.
+    """
+    require_built(device)
+    if package.manifest["target"] != "executorch":
+        raise CanetError(
+            f"is a package for {package.manifest['target']}, the host runs executorch packages",
+            where=package.source,
+            fix="canet-mobile export --target executorch",
+        )
+    from canet_mobile.replay.host import open_executorch
+
+    return open_executorch(package, threads)
+
+
+def run_router(device: Device, seq: Sequences) -> tuple[int, int]:
+    """The route id of one history [L], and the nanoseconds it took.
+
+    Raises:
+        RuntimeFailure: the router fails or does not return one int64.
+    """
+    answer = device.call(ROUTER, seq)
+    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1,), "int64")]:
+        raise _wrong_outputs(ROUTER, answer, "route int64 [1]")
+    return int(answer.outputs[0][0]), answer.nanoseconds
+
+
+def run_entry(
+    device: Device, entry: str, seq: Sequences, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """Scores [k], ids [k] and nanoseconds of one submodel for one history [L].
+
+    Raises:
+        RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids int64 [1, k].
+    """
+    answer = device.call(entry, seq)
+    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1, k), "float32"), ((1, k), "int64")]:
+        raise _wrong_outputs(entry, answer, f"scores float32 [1, {k}], ids int64 [1, {k}]")
+    return answer.outputs[0][0], answer.outputs[1][0], answer.nanoseconds
+
+
+def _wrong_outputs(entry: str, answer: Answer, expected: str) -> RuntimeFailure:
+    found = ", ".join(f"{output.dtype} {list(output.shape)}" for output in answer.outputs)
+    return RuntimeFailure(
+        f"the method {entry!r} returned {found}, expected {expected}", fix="export the package again"
+    )
+
+
+def recommend(device: Device, package: Package, seq: Sequences) -> Recommendation:
+    """Run the router, then the entry it names, on one history [L] int32.
+
+    Raises:
+        CanetError: a call failed, or the router names a route that the package does not hold.
+    """
+    route, router_ns = run_router(device, seq)
+    scores, ids, submodel_ns = run_entry(device, package.route(route).entry, seq, package.k)
+    return Recommendation(route, scores, ids, router_ns, submodel_ns)
+
+
+def warm_up(device: Device, entry: str, seq: Sequences) -> tuple[float, float]:
+    """Load an entry and run it until it is warm.
+
+    Returns:
+        Milliseconds of loading, and of the first run.
+    """
+    load_ms = device.load(entry)
+    first_ms = device.call(entry, seq).nanoseconds / 1e6
+    for _ in range(WARM_UPS):
+        device.call(entry, seq)
+    return load_ms, first_ms

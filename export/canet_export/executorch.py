@@ -1,0 +1,274 @@
+"""ExecuTorch: one program (.pte) with a method per route and one for the router, every route one delegate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from canet_export.graph import (
+    ROUTER_ENTRY,
+    ConstantRouter,
+    Embedding,
+    Leaf,
+    RouteGraph,
+    RouterGraph,
+    Seen,
+    Weights,
+)
+from canet_export.integers import INT8_MAX, IntegerModel, Quantized, dequantized, fold_residuals
+from canet_export.lowering import fast_lowering, quiet
+from canet_export.sizes import Sizes, constants, measure, tensor_bytes
+from canet_mobile.errors import CanetError
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.space import Route
+
+MODEL_FILE = "canet.pte"
+MINIMUM_OS = {"android": "API 23", "ios": "17.0"}
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """What of an entry runs in XNNPACK: number of delegates, and the operators (with calls) left outside."""
+
+    entry: str
+    partitions: int
+    undelegated: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """For manifests."""
+        return {"entry": self.entry, "partitions": self.partitions, "undelegated": self.undelegated}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A written model file.
+
+    Args:
+        model_file: its name in the package.
+        exporter: versions of the tools that wrote it.
+        sizes: where its bytes are.
+        delegation: per entry, router first.
+    """
+
+    model_file: str
+    exporter: dict[str, str]
+    sizes: Sizes
+    delegation: tuple[Delegation, ...]
+
+
+class Int8Linear(nn.Module):
+    """x [..., in] -> [..., out] with given integers; activations are quantized per position at run time."""
+
+    def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
+        super().__init__()
+        _hold(self, leaf, quantized, torch.int64)
+        self.bias = leaf.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
+        x = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
+        x = ops.dequantize_per_token(x, scale, zero, -128, 127, torch.int8, torch.float32)
+        weight = ops.dequantize_per_channel(
+            self.values, self.scale, self.zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
+        )
+        return F.linear(x, weight, self.bias)
+
+
+class Int8Embedding(nn.Module):
+    """ids [...] int64 -> [..., columns] with given integers."""
+
+    def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
+        super().__init__()
+        _hold(self, leaf, quantized, torch.int8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.ops.quantized_decomposed.embedding_byte(
+            self.values, self.scale, None, -INT8_MAX, INT8_MAX, ids
+        )
+
+
+def _hold(module: nn.Module, leaf: Leaf, quantized: Quantized, zero_type: torch.dtype) -> None:
+    module.register_buffer("values", leaf.source.of(quantized.values))
+    module.register_buffer("scale", leaf.source.of(quantized.scale)[:, 0].clone())
+    module.register_buffer("zero_point", torch.zeros(leaf.source.rows, dtype=zero_type))
+
+
+def impose(graph: nn.Module, integers: IntegerModel) -> nn.Module:
+    """Put the integers of the full tensors, sliced, in the place of a graph's float matrices."""
+    for path, module in list(graph.named_modules()):
+        if isinstance(module, Leaf) and module.source.name in integers.tensors:
+            quantized = integers.tensors[module.source.name]
+            kind = Int8Embedding if isinstance(module, Embedding) else Int8Linear
+            graph.set_submodule(path, kind(module, quantized))
+    return graph
+
+
+def build_graphs(
+    canet: Canet, integers: IntegerModel | None, routes: Sequence[Route], k: int, seen: Seen
+) -> dict[str, nn.Module]:
+    """The router's graph and one per route, by entry."""
+    model = fold_residuals(canet) if integers is None else dequantized(canet, integers)
+    weights = Weights(model)
+    router = ConstantRouter() if model.router is None else RouterGraph(weights, model)
+    graphs = {ROUTER_ENTRY: router} | {r.entry: RouteGraph(weights, model, r, k, seen) for r in routes}
+    if integers is not None:
+        graphs = {entry: impose(graph, integers) for entry, graph in graphs.items()}
+    return {entry: graph.eval() for entry, graph in graphs.items()}
+
+
+def export_executorch(
+    canet: Canet,
+    integers: IntegerModel | None,
+    routes: Sequence[Route],
+    k: int,
+    out_dir: Path,
+    progress: Progress = lambda _: None,
+    *,
+    seen: Seen = "keep",
+) -> ExportResult:
+    """Write ``canet.pte``: methods ``router`` (seq int32 [1, L] -> route id int64 [1]) and one per route
+    (seq -> scores float32 [1, k], ids int64 [1, k]).
+
+    Args:
+        canet: the model, as trained.
+        integers: of that model, for int8; None for fp32.
+        routes: which submodels.
+        k: how many items a route returns, at most V.
+        out_dir: an existing folder.
+        progress: told what is being done.
+        seen: ``exclude`` removes the items of the input inside the graph.
+
+    Raises:
+        CanetError: the toolkit is missing, k is impossible, a route is not one delegate, or a constant of
+            the model does not stand verbatim in the written file.
+    """
+    kit = _toolkit()
+    config = canet.supernet.config
+    if not 1 <= k <= config.items:
+        raise CanetError(f"k is {k}, the model has {config.items} items", fix=f"--k {min(20, config.items)}")
+    graphs = build_graphs(canet, integers, routes, k, seen)
+    example = (torch.zeros(1, config.length, dtype=torch.int32),)
+    with quiet(), torch.no_grad(), fast_lowering():
+        programs = {}
+        for number, (entry, graph) in enumerate(graphs.items(), start=1):
+            progress(f"trace {number}/{len(graphs)}: {entry}")
+            programs[entry] = torch.export.export(graph, example)
+        progress(f"lower {len(graphs)} methods to XNNPACK")
+        edge = kit.lower(
+            programs,
+            partitioner=[_partitioner(kit)],
+            compile_config=kit.EdgeConfig(_check_ir_validity=False),
+        )
+        progress("write the program")
+        program = edge.to_executorch(
+            kit.BackendConfig(do_quant_fusion_and_const_prop=integers is not None)
+        )
+    delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
+    _require_one_delegate(delegation)
+    path = out_dir / MODEL_FILE
+    with path.open("wb") as file:
+        program.write_to_file(file)
+    progress("read the weights back")
+    _verify_constants(path, graphs)
+    largest = canet.space.largest
+    whole = graphs.get(largest.entry) or build_graphs(canet, integers, [largest], k, seen)[largest.entry]
+    return ExportResult(
+        model_file=MODEL_FILE,
+        exporter={"executorch": version("executorch"), "torch": version("torch").partition("+")[0]},
+        sizes=measure(graphs, ROUTER_ENTRY, whole, path.stat().st_size),
+        delegation=delegation,
+    )
+
+
+def _toolkit() -> SimpleNamespace:
+    """The parts of ExecuTorch in use.
+
+    Raises:
+        CanetError: it is not installed.
+    """
+    try:
+        with quiet():
+            import executorch.exir.passes._quant_patterns_and_replacements  # noqa: F401  embedding_byte
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import (
+                EdgeCompileConfig,
+                ExecutorchBackendConfig,
+                to_edge_transform_and_lower,
+            )
+    except ImportError as error:
+        raise CanetError(
+            f"exporting to executorch needs ExecuTorch ({error})",
+            fix="pip install 'canet-mobile[executorch]'",
+        ) from error
+    return SimpleNamespace(
+        Partitioner=XnnpackPartitioner,
+        EdgeConfig=EdgeCompileConfig,
+        BackendConfig=ExecutorchBackendConfig,
+        lower=to_edge_transform_and_lower,
+    )
+
+
+def _partitioner(kit: SimpleNamespace) -> Any:
+    class StaticPartitioner(kit.Partitioner):  # type: ignore[misc, name-defined]
+        """Every operator that XNNPACK asks to keep is kept, which spares each method two decompositions."""
+
+        def ops_to_not_decompose(self, program: Any) -> tuple[Any, None]:
+            return super().ops_to_not_decompose(program)[0], None
+
+    return StaticPartitioner()
+
+
+def _methods_in_order(program: Any, entries: list[str]) -> list[Any]:
+    plans = {plan.name: plan for plan in program.executorch_program.execution_plan}
+    return [plans[entry] for entry in entries]
+
+
+def _delegation(plan: Any) -> Delegation:
+    """Count delegates and operators in a method as written."""
+    partitions, calls = 0, Counter[str]()
+    for chain in plan.chains:
+        for instruction in chain.instructions:
+            call = instruction.instr_args
+            if type(call).__name__ == "DelegateCall":
+                partitions += 1
+            elif type(call).__name__ == "KernelCall":
+                operator = plan.operators[call.op_index]
+                calls[".".join(filter(None, (operator.name, operator.overload)))] += 1
+    return Delegation(plan.name, partitions, dict(sorted(calls.items())))
+
+
+def _require_one_delegate(delegation: Sequence[Delegation]) -> None:
+    for row in delegation:
+        if row.entry != ROUTER_ENTRY and row.partitions != 1:
+            left = ", ".join(f"{name} ({calls})" for name, calls in row.undelegated.items())
+            raise CanetError(
+                f"{row.entry} became {row.partitions} XNNPACK delegates instead of one; outside stayed {left}",
+                fix="this version of ExecuTorch splits the graph: use one in the range of pyproject.toml",
+            )
+
+
+def _verify_constants(path: Path, graphs: Mapping[str, nn.Module]) -> None:
+    """Find every constant of every graph, integers and scales alike, verbatim in the written file."""
+    blob = path.read_bytes()
+    checked: set[bytes] = set()
+    for entry, graph in graphs.items():
+        for name, tensor in constants(graph):
+            data = tensor_bytes(tensor)
+            if data not in checked and data not in blob:
+                raise CanetError(
+                    f"{entry}: the {len(data)} bytes of {name} do not stand in the file: the exporter changed them",
+                    where=path,
+                    fix="use a version of ExecuTorch in the range of pyproject.toml",
+                )
+            checked.add(data)

@@ -1,0 +1,370 @@
+"""Training: determinism, resuming after a kill, run directories, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_dataset
+
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.importer import ImportOptions, import_log
+from canet_mobile.data.split import held_out, training_windows
+from canet_mobile.errors import CanetError, UsageError
+from canet_mobile.files import sha256_file
+from canet_mobile.model.canet import Canet
+from canet_mobile.train import routing, trainer
+from canet_mobile.train.checkpoint import build_model
+from canet_mobile.train.config import RECIPES, TrainConfig, build_config, presets
+from canet_mobile.train.run import find_run, load_model, open_dataset
+from canet_mobile.train.trainer import Interrupted, Silent, learning_rate, resume, train
+
+SMALL = dict(
+    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3, validation_users=0,
+    warmup_steps=5, threads=1,
+)  # fmt: skip
+
+
+def small(**changes) -> TrainConfig:
+    return TrainConfig(**{**SMALL, **changes})
+
+
+def weights(canet: Canet) -> dict[str, torch.Tensor]:
+    router = canet.router.state_dict() if canet.router else {}
+    return {**canet.supernet.state_dict(), **{f"router.{k}": v for k, v in router.items()}}
+
+
+def assert_same(first: Canet, second: Canet) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_seed_gives_the_same_model_twice_and_learns(recipe: str, dataset: Dataset, tmp_path: Path) -> None:
+    config = small(recipe=recipe, epochs=4, lr=1e-2)
+    runs = [train(config, dataset, tmp_path / name) for name in ("a", "b")]
+    assert_same(load_model(runs[0]), load_model(runs[1]))
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train"]["loss"] < lines[0]["train"]["loss"]
+    assert all(0 <= line["validation"]["ndcg10"] <= 1 for line in lines)
+    validation = runs[0].manifest["routing"]["validation"]
+    assert sum(validation["routes"].values()) == pytest.approx(1)
+    assert validation["router_entropy"] is not None
+    other = train(small(recipe=recipe, epochs=1, seed=1), dataset, tmp_path / "c")
+    with pytest.raises(AssertionError):
+        assert_same(load_model(runs[0]), load_model(other))
+
+
+class StopAt(Silent):
+    """Asks the loop to stop as Ctrl-C would, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, epoch: int, done: int, total: int, parts: dict[str, float]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("stop", [1, 7])
+def test_an_interrupted_run_resumes_to_the_uninterrupted_result(
+    recipe: str, stop: int, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = small(recipe=recipe)
+    whole = train(config, dataset, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="saved") as caught:
+        train(config, dataset, tmp_path / "cut", reporter=StopAt(stop))
+    assert caught.value.exit_code == 130
+    assert "--resume" in str(caught.value)
+    cut = find_run(tmp_path / "cut")
+    assert cut.manifest["status"] == "interrupted"
+    with pytest.raises(CanetError, match="no finished model"):
+        load_model(cut)
+    resumed = resume(cut, open_dataset(cut))
+    assert_same(load_model(whole), load_model(resumed))
+
+    def steady(run: str) -> list[dict]:
+        records = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        return [{k: v for k, v in r.items() if k not in ("seconds", "targets_per_second")} for r in records]
+
+    assert steady("whole") == steady("cut")
+
+
+def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "small")
+    settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in SMALL.items()]
+    command = [sys.executable, "-m", "canet_mobile", "train", "--data", "small", *settings, "--set=epochs=12"]
+    command += ["--set=patience=40"]
+
+    def call(*more: str) -> None:
+        subprocess.run([*command, *more], cwd=tmp_path, check=True, capture_output=True)
+
+    call("--out", "whole")
+    with subprocess.Popen([*command, "--out", "killed"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not metrics.is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    killed = find_run(tmp_path / "killed")
+    assert killed.manifest["status"] == "running", "the process ended before it could be killed"
+    subprocess.run(
+        [sys.executable, "-m", "canet_mobile", "train", "--resume", "killed"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    assert_same(load_model(find_run(tmp_path / "whole")), load_model(find_run(tmp_path / "killed")))
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "small")
+    settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in SMALL.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
+    done = subprocess.run(
+        [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
+         "--set=recipe=paper", *settings],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation") == 1, "only the first process reports"
+    run = find_run(tmp_path / "two")
+    assert run.manifest["status"] == "finished"
+    alone = train(small(recipe="paper"), open_dataset(run), tmp_path / "one")
+    # Two processes share an epoch's batches between them.
+    assert run.manifest["progress"]["step"] == 3 * (alone.manifest["progress"]["step"] // 3 // 2)
+    first, last = (json.loads(x)["train"]["loss"] for x in np.array((tmp_path / "two/metrics.jsonl").read_text().splitlines())[[0, -1]])
+    assert last < first
+
+
+@pytest.mark.parametrize(("width", "depth"), [(8, 1), (16, 3)])
+def test_a_plain_sasrec_trains_with_the_same_code(width: int, depth: int, dataset: Dataset, tmp_path: Path) -> None:
+    sizes = dict(embedding=(width,), hidden=(width,), depth=(depth,))
+    run = train(small(model="sasrec", **sizes), dataset, tmp_path / "run")
+    canet = load_model(run)
+    assert canet.router is None and run.manifest["routing"] is None
+    assert len(canet.supernet.blocks) == depth and not hasattr(canet.supernet, "in_weight")
+
+
+def test_model_choice_takes_the_best_epoch_and_patience_stops(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.5, 0.2, 0.3, 0.4, 0.9])
+    real, kept = trainer.validate_routed, []
+
+    def scripted(canet, config, queries, *, fitted):
+        found = real(canet, config, queries, fitted=fitted)
+        value = next(scores, 0.0)
+        kept.append({k: v.clone() for k, v in canet.supernet.state_dict().items()})
+        return type(found)(value, found.mflops, found.routes, found.router_entropy)
+
+    monkeypatch.setattr(trainer, "validate_routed", scripted)
+    run = train(small(epochs=6, patience=3, recipe="paper"), dataset, tmp_path / "run")
+    assert run.manifest["progress"]["stopped_by"] == "patience"
+    assert (run.manifest["progress"]["epoch"], run.manifest["progress"]["best_epoch"]) == (5, 1)
+    chosen = load_model(run).supernet.state_dict()
+    assert all(torch.equal(chosen[k], kept[1][k]) for k in chosen)
+    assert not all(torch.equal(chosen[k], kept[4][k]) for k in chosen)
+
+
+def test_latest_names_the_newest_run(dataset: Dataset, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        train(small(epochs=1), dataset, tmp_path / name)
+    assert find_run(tmp_path / "latest").name == "second"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "replace"])
+def test_a_damaged_checkpoint_is_refused_by_name(damage: str, dataset: Dataset, tmp_path: Path) -> None:
+    run = train(small(epochs=1), dataset, tmp_path / "run")
+    path = run.directory / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "truncate":
+        data = data[: len(data) // 2]
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+    else:
+        other = train(small(epochs=1, hidden=(8, 12, 16)), dataset, tmp_path / "other")
+        data = bytearray((other.directory / "model.safetensors").read_bytes())
+        run.manifest["checkpoints"]["model"] |= {
+            "bytes": len(data),
+            "sha256": sha256_file(other.directory / "model.safetensors"),
+        }
+    path.write_bytes(data)
+    message = {"truncate": "truncated", "flip": "SHA-256", "replace": "another space"}[damage]
+    with pytest.raises(CanetError, match=message) as caught:
+        load_model(run)
+    assert "model.safetensors" in str(caught.value)
+
+
+def test_a_damaged_trainer_state_is_refused_before_anything_changes(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(small(), dataset, tmp_path / "run", reporter=StopAt(2))
+    run = find_run(tmp_path / "run")
+    state = run.directory / run.manifest["checkpoints"]["trainer"]["name"]
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(CanetError, match=r"trainer-.*truncated"):
+        resume(run, dataset)
+
+
+def test_another_data_set_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    run = train(small(epochs=1), dataset, tmp_path / "run")
+    other = make_dataset(tmp_path / "other", seed=5)
+    with pytest.raises(CanetError, match="content hash"):
+        open_dataset(run, other.directory)
+    assert open_dataset(run).content_hash == dataset.content_hash
+
+
+def test_an_existing_run_is_kept_without_force(dataset: Dataset, tmp_path: Path) -> None:
+    train(small(epochs=1), dataset, tmp_path / "run")
+    before = sha256_file(tmp_path / "run" / "model.safetensors")
+    with pytest.raises(CanetError, match="--force"):
+        train(small(epochs=1, seed=3), dataset, tmp_path / "run")
+    assert sha256_file(tmp_path / "run" / "model.safetensors") == before
+    train(small(epochs=1, seed=3), dataset, tmp_path / "run", force=True)
+    assert sha256_file(tmp_path / "run" / "model.safetensors") != before
+
+
+def test_a_full_disk_leaves_a_run_that_resumes(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from safetensors import torch as safetensors_torch
+
+    real, calls = safetensors_torch.save_file, []
+
+    def full(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments, **named)
+
+    monkeypatch.setattr(safetensors_torch, "save_file", full)
+    with pytest.raises(CanetError, match="no space left"):
+        train(small(), dataset, tmp_path / "run")
+    resumed = resume(find_run(tmp_path / "run"), dataset)
+    monkeypatch.undo()
+    assert_same(load_model(resumed), load_model(train(small(), dataset, tmp_path / "whole")))
+
+
+def test_runaway_training_is_stopped(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self, seq, targets, seed):
+        return {"loss": sum(p.sum() for p in self.parameters()) * float("nan")}
+
+    monkeypatch.setattr(trainer.Objective, "forward", broken)
+    with pytest.raises(CanetError, match=r"not finite at step 0[\s\S]*lr="):
+        train(small(), dataset, tmp_path / "run")
+
+
+def test_the_share_of_escalated_users_holds_on_validation(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The router is as large as these toys; without its cost the budget does not bind, the share does.
+    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
+    run = train(small(epochs=1, escalate=0.3, budget=1.0), dataset, tmp_path / "run")
+    routes = run.manifest["routing"]["validation"]["routes"]
+    large = run.manifest["routing"]["large"]
+    assert routes[large] == pytest.approx(0.3, abs=0.02)
+    ids = np.asarray(load_model(run).route(torch.from_numpy(held_out(dataset, "validation").inputs(slice(None), 8))))
+    assert set(ids.tolist()) <= {0, run.config.space.id_of(run.config.space.named(large))}
+
+
+def test_the_budget_bounds_the_average_cost(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
+    queries = held_out(dataset, "validation")
+    scores = torch.randn(len(queries), generator=torch.Generator().manual_seed(0))
+    for budget in (0.5, 0.7, 0.9):
+        config = small(budget=budget, escalate=0.99, seen="keep")
+        torch.manual_seed(0)
+        net = build_model(config, dataset.num_items).eval().supernet
+        ladder, route_ids = routing.choose_ladder(net, config, queries, scores)
+        full = routing.sasrec_paper_mflops(dataset.num_items, 8, 16, 2)
+        one_user = full / len(queries)
+        assert ladder.mflops <= budget * full + one_user
+        assert set(route_ids) == {ladder.small, ladder.large}
+        least_certain = scores.numpy()[route_ids == ladder.large].min()
+        assert least_certain > scores.numpy()[route_ids == ladder.small].max()
+
+
+def test_auto_excludes_seen_items_only_where_people_do_not_come_back(dataset: Dataset, tmp_path: Path) -> None:
+    assert trainer.seen_protocol(small(), dataset) == "keep"
+    log = tmp_path / "once.csv"
+    rows = [f"u{u},i{(u + t) % 30},{t}" for u in range(40) for t in range(8)]
+    log.write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    once = import_log(log, tmp_path / "once", ImportOptions(min_item_count=1))
+    assert trainer.seen_protocol(small(), once) == "exclude"
+    assert trainer.seen_protocol(small(seen="keep"), once) == "keep"
+
+
+def test_every_item_but_the_first_is_a_training_target_once(dataset: Dataset) -> None:
+    for length in (3, 5, 50):
+        windows = training_windows(dataset, length)
+        seen: list[tuple[int, int]] = []
+        for start, end in zip(windows.starts, windows.ends, strict=True):
+            seen += [(i, int(dataset.items[i])) for i in range(start + 1, end)]
+            assert 1 <= end - start - 1 <= length
+        expected = [
+            (i, int(dataset.items[i]))
+            for n in range(dataset.num_histories)
+            for i in range(dataset.offsets[n] + 1, dataset.offsets[n + 1] - 2)
+        ]
+        assert sorted(seen) == expected
+
+
+def test_learning_rate_warms_up_and_falls_to_its_final_share() -> None:
+    config = TrainConfig(lr=1.0, warmup_steps=10, final_lr=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) <= 1.0
+    assert rates[100] == pytest.approx(0.1)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+
+
+@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("model", ["canet", "sasrec"])
+def test_every_preset_is_a_valid_configuration(preset: str, model: str) -> None:
+    config = build_config(preset=preset, model=model)
+    assert TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_json().items()}) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(preset="fast"), "unknown preset 'fast'"),
+        (dict(preset="qick"), "did you mean 'quick'"),
+        (dict(settings=("droput=0.1",)), "did you mean 'dropout'"),
+        (dict(settings=("lr=fast",)), "lr = 'fast' is not a number"),
+        (dict(settings=("batch=1.5",)), "not a whole number"),
+        (dict(settings=("compile=maybe",)), "true or false"),
+        (dict(settings=("epochs=0",)), "out of range"),
+        (dict(settings=("lr",)), "not key=value"),
+        (dict(settings=("recipe=sandwhich",)), "did you mean 'sandwich'"),
+        (dict(settings=("hidden=64;96",)), "list of whole numbers"),
+        (dict(width=64), "--model sasrec"),
+        (dict(model="sasrek"), "did you mean 'sasrec'"),
+        (dict(model="sasrec", settings=("depth=2,4",)), "one width and one depth"),
+        (dict(settings=("hidden=64", "embedding=64", "depth=2")), "at least two routes"),
+    ],
+)
+def test_bad_configuration_names_the_key_the_value_and_the_fix(arguments: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        build_config(**arguments)
+    assert "fix:" in str(caught.value)
+
+
+def test_a_toml_file_lies_between_preset_and_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("lr = 0.5\nbatch = 7\nhidden = [64, 128]\n")
+    config = build_config(preset="quick", file=file, settings=("batch=9",))
+    assert (config.lr, config.batch, config.hidden, config.recipe) == (0.5, 9, (64, 128), "rows")
+    file.write_text("lr = \n")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        build_config(file=file)
