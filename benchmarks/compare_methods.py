@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.data.dataset import Dataset, load_dataset
@@ -33,7 +34,12 @@ EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 
 def experiments() -> list[tuple[str, str]]:
     """Every (data set, experiment), in the file's order."""
-    return [(data, name) for data, table in EXPERIMENTS.items() for name, v in table.items() if isinstance(v, dict)]
+    return [
+        (data, name)
+        for data, table in EXPERIMENTS.items()
+        for name, v in table.items()
+        if isinstance(v, dict)
+    ]
 
 
 def dataset(name: str, root: Path | None, work: Path) -> Dataset:
@@ -44,7 +50,9 @@ def dataset(name: str, root: Path | None, work: Path) -> Dataset:
     if (folder / MANIFEST).is_file():
         return load_dataset(folder)
     if root is None:
-        sys.exit(f"{name} needs --data-root (or CANET_DATA): the folder that holds {EXPERIMENTS[name]['source']}")
+        sys.exit(
+            f"{name} needs --data-root (or CANET_DATA): the folder that holds {EXPERIMENTS[name]['source']}"
+        )
     options = {k: v for k, v in EXPERIMENTS[name].items() if k != "source" and not isinstance(v, dict)}
     return import_log(root / EXPERIMENTS[name]["source"], folder, ImportOptions(name=name, **options))
 
@@ -62,7 +70,9 @@ def trained(data: Dataset, experiment: str, seed: int, work: Path, threads: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="data set, or data set.experiment")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA"))
     parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")

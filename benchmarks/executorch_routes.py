@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/executorch_routes.py --quantize int8
 
 Random weights: sizes, export time and latency hold for a trained model of the same shape, accuracy does not.
-Latency is CPU time of this machine through ExecuTorch's Python runtime; read the ratios, not the milliseconds.
+Latency is CPU time of this machine through ExecuTorch's Python runtime: read ratios, not milliseconds.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def measure(canet: Canet, quantize: str, runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=4000)
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--quantize", choices=("fp32", "int8"), action="append", help="repeat for several")

@@ -50,9 +50,7 @@ def nearest(value: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def unknown_name(
-    kind: str, value: str, known: Iterable[str], *, where: object | None = None
-) -> UsageError:
+def unknown_name(kind: str, value: str, known: Iterable[str], *, where: object | None = None) -> UsageError:
     """The error for a name that does not exist: suggests the nearest one and lists the rest."""
     names = sorted(known)
     guess = nearest(value, names)

@@ -96,7 +96,9 @@ def refuse_existing(out: Path, *, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
-        raise CanetError("already exists", where=out, fix="choose another --out or pass --force to replace it")
+        raise CanetError(
+            "already exists", where=out, fix="choose another --out or pass --force to replace it"
+        )
     if not (out.is_dir() and (out / MANIFEST).is_file()):
         raise CanetError(
             f"is not an artefact of canet-mobile (it holds no {MANIFEST}), so --force will not delete it",

@@ -27,7 +27,12 @@ def lively(module: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def random_canet(
-    *, items: int = 300, length: int = 12, space: RoutingSpace | None = None, table: str = "shared", seed: int = 0
+    *,
+    items: int = 300,
+    length: int = 12,
+    space: RoutingSpace | None = None,
+    table: str = "shared",
+    seed: int = 0,
 ) -> Canet:
     """An untrained CANet in eval mode whose every weight matters."""
     torch.manual_seed(seed)

@@ -28,7 +28,11 @@ def plain_loss(net, states, targets):
     return total
 
 
-@given(rows=st.integers(1, 40), widths=st.lists(st.sampled_from([8, 16]), min_size=1, max_size=3), seed=st.integers(0, 9))
+@given(
+    rows=st.integers(1, 40),
+    widths=st.lists(st.sampled_from([8, 16]), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+)
 @settings(max_examples=15, deadline=None)
 def test_catalogue_loss_and_its_gradients_equal_autograd(rows: int, widths: list[int], seed: int) -> None:
     net = random_canet(items=70, length=6, space=SPACE, seed=seed).supernet

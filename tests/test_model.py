@@ -54,7 +54,9 @@ def test_sliced_is_the_textbook_model_with_interleaved_heads() -> None:
     net, route = canet.supernet, Route(12, 8, 2)
     seq = random_histories(3, 50, 6)
     with torch.no_grad():
-        x = F.linear(net.item_table[seq][..., :12] + net.positions[:, :12], net.in_weight[:8, :12], net.in_bias[:8])
+        x = F.linear(
+            net.item_table[seq][..., :12] + net.positions[:, :12], net.in_weight[:8, :12], net.in_bias[:8]
+        )
         bias = attention_bias(seq)[:, 0]
         for b in net.blocks:
             q, k, v = (F.linear(x, b.qkv_weight[i, :8, :8], b.qkv_bias[i, :8]) for i in range(3))
@@ -142,7 +144,9 @@ def test_scores_do_not_depend_on_the_other_rows(canet) -> None:
     with torch.no_grad():
         for route in (canet.space.smallest, canet.space.largest):
             together = canet.supernet.scores(canet.supernet.sliced(seq, route)[:, -1])
-            alone = torch.cat([canet.supernet.scores(canet.supernet.sliced(s[None], route)[:, -1]) for s in seq])
+            alone = torch.cat(
+                [canet.supernet.scores(canet.supernet.sliced(s[None], route)[:, -1]) for s in seq]
+            )
             torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from replay_toys import K, refresh, torch_device, toy_canet, toy_queries, write_package
+from replay_toys import ITEMS, LENGTH, K, refresh, torch_device, toy_canet, toy_queries, write_package
 
 from canet_mobile.errors import CanetError, ParityError, UsageError
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.router import Router, RouterConfig
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.supernet import Supernet, SupernetConfig
 from canet_mobile.replay import parity as parity_module
 from canet_mobile.replay import replay as replay_module
 from canet_mobile.replay import weights as weights_module
@@ -346,3 +350,26 @@ def test_a_constant_of_both_stores_needs_two_places(tmp_path: Path, monkeypatch:
     assert failures(data + b"\0" * 8 + data + data[:16]) == []
     assert failures(data + b"\0" * 8 + data) == ["bias"]
     assert failures(data + data[:16] + b"\0" * 8) == ["classifier.0.weight"]
+
+
+def test_a_golden_row_fails_on_its_route_alone(package: Package) -> None:
+    row = package.golden[3]
+
+    def change(entry: str, seq: np.ndarray, outputs: tuple) -> tuple:
+        return ((outputs[0] + 1) % 8,) if entry == "router" and (seq == row.input).all() else outputs
+
+    check = check_golden(torch_device(package, CANET, change), package, STRUCTURAL)
+    (failure,) = check.failures
+    assert (failure.entry, failure.case, failure.tensor) == ("router", "golden.jsonl line 4", "route")
+    assert (failure.expected, failure.found) == (str(row.route), str((row.route + 1) % 8))
+
+
+def test_a_tied_table_is_expected_in_both_stores(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    space = RoutingSpace((32,), (32,), (1, 2))
+    supernet = Supernet(SupernetConfig(ITEMS, LENGTH, space, tied=True))
+    tied = Canet(supernet, Router(RouterConfig(ITEMS, LENGTH, len(space)))).eval()
+    opened = open_package(write_package(tmp_path / "package", tied))
+    table = supernet.item_table.detach().numpy().tobytes()
+    stores = [c.is_table for c in weights_module.expected_constants(opened, tied) if c.data == table]
+    assert sorted(stores) == [False, True]

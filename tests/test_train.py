@@ -28,8 +28,8 @@ from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, Silent, learning_rate, resume, train
 
 SMALL = dict(
-    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3, validation_users=0,
-    warmup_steps=5, threads=1,
+    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3,
+    validation_users=0, warmup_steps=5, threads=1,
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     done = subprocess.run(
         [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
          "--set=recipe=paper", *settings],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation") == 1, "only the first process reports"
@@ -142,12 +142,16 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     alone = train(small(recipe="paper"), open_dataset(run), tmp_path / "one")
     # Two processes share an epoch's batches between them.
     assert run.manifest["progress"]["step"] == 3 * (alone.manifest["progress"]["step"] // 3 // 2)
-    first, last = (json.loads(x)["train"]["loss"] for x in np.array((tmp_path / "two/metrics.jsonl").read_text().splitlines())[[0, -1]])
-    assert last < first
+    losses = [
+        json.loads(x)["train"]["loss"] for x in (tmp_path / "two/metrics.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(("width", "depth"), [(8, 1), (16, 3)])
-def test_a_plain_sasrec_trains_with_the_same_code(width: int, depth: int, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_plain_sasrec_trains_with_the_same_code(
+    width: int, depth: int, dataset: Dataset, tmp_path: Path
+) -> None:
     sizes = dict(embedding=(width,), hidden=(width,), depth=(depth,))
     run = train(small(model="sasrec", **sizes), dataset, tmp_path / "run")
     canet = load_model(run)
@@ -256,7 +260,9 @@ def test_a_full_disk_leaves_a_run_that_resumes(
     assert_same(load_model(resumed), load_model(train(small(), dataset, tmp_path / "whole")))
 
 
-def test_runaway_training_is_stopped(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runaway_training_is_stopped(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self, seq, targets, seed):
         return {"loss": sum(p.sum() for p in self.parameters()) * float("nan")}
 
@@ -274,7 +280,9 @@ def test_the_share_of_escalated_users_holds_on_validation(
     routes = run.manifest["routing"]["validation"]["routes"]
     large = run.manifest["routing"]["large"]
     assert routes[large] == pytest.approx(0.3, abs=0.02)
-    ids = np.asarray(load_model(run).route(torch.from_numpy(held_out(dataset, "validation").inputs(slice(None), 8))))
+    ids = np.asarray(
+        load_model(run).route(torch.from_numpy(held_out(dataset, "validation").inputs(slice(None), 8)))
+    )
     assert set(ids.tolist()) <= {0, run.config.space.id_of(run.config.space.named(large))}
 
 
@@ -295,7 +303,9 @@ def test_the_budget_bounds_the_average_cost(dataset: Dataset, monkeypatch: pytes
         assert least_certain > scores.numpy()[route_ids == ladder.small].max()
 
 
-def test_auto_excludes_seen_items_only_where_people_do_not_come_back(dataset: Dataset, tmp_path: Path) -> None:
+def test_auto_excludes_seen_items_only_where_people_do_not_come_back(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     assert trainer.seen_protocol(small(), dataset) == "keep"
     log = tmp_path / "once.csv"
     rows = [f"u{u},i{(u + t) % 30},{t}" for u in range(40) for t in range(8)]
@@ -332,7 +342,10 @@ def test_learning_rate_warms_up_and_falls_to_its_final_share() -> None:
 @pytest.mark.parametrize("model", ["canet", "sasrec"])
 def test_every_preset_is_a_valid_configuration(preset: str, model: str) -> None:
     config = build_config(preset=preset, model=model)
-    assert TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_json().items()}) == config
+    assert (
+        TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.to_json().items()})
+        == config
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,20 @@ NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably h
 
 
 @click.command("train")
-@click.option("--data", type=click.Path(path_type=Path), help="Data set directory. Default: the embedded set.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Data set directory. Default: the embedded set."
+)
 @click.option("--model", default="canet", show_default=True, help="canet, or sasrec for the plain model.")
 @click.option("--preset", default="default", show_default=True, help="default, quick, paper or long.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file of configuration keys.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="TOML file of configuration keys."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one key; repeatable.")
 @click.option("--width", type=int, help="Width of a SASRec (default 128).")
 @click.option("--depth", type=int, help="Blocks of a SASRec (default 8).")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/<data>-<model>-<n>.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/<data>-<model>-<n>."
+)
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
 @click.option("--force", is_flag=True, help="Replace an older run in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
@@ -54,9 +60,9 @@ def train(
       torchrun --nproc-per-node 2 -m canet_mobile train    several processes (DDP)
     """
     from canet_mobile.cli.progress import TrainReporter
+    from canet_mobile.train import trainer
     from canet_mobile.train.config import build_config
     from canet_mobile.train.run import RUNS, find_run, open_dataset
-    from canet_mobile.train import trainer
 
     if resumed is not None:
         if settings or config_file or width or depth or preset != "default" or model != "canet":
@@ -118,7 +124,9 @@ def _summary(run: Any) -> str:
     if routing:
         found = routing["validation"]
         shares = ", ".join(f"{entry} {share:.0%}" for entry, share in found["routes"].items())
-        lines.append(f"routed         NDCG@10 {found['ndcg10']:.4f} at {found['mflops']:.1f} paper MFLOPs: {shares}")
+        lines.append(
+            f"routed         NDCG@10 {found['ndcg10']:.4f} at {found['mflops']:.1f} paper MFLOPs: {shares}"
+        )
     lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
     lines.append(f"next           canet-mobile evaluate {run.directory}")
     return "\n".join(lines)

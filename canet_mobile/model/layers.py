@@ -8,6 +8,7 @@ same thing in training and on the phone.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ class _ByteDropout(torch.autograd.Function):
     """Dropout whose mask costs one random byte an element: on a CPU eight times less than a Bernoulli."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         drop = round(256 * p)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         ctx.keep = (words.view(torch.uint8)[: x.numel()] >= drop).view(x.shape)
@@ -74,7 +75,7 @@ class _ByteDropout(torch.autograd.Function):
         return (x * ctx.keep).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return (grad * ctx.keep).mul_(ctx.scale), None
 
 

@@ -53,6 +53,7 @@ class Router(nn.Module):
         if config.table == "own":
             self.item_table = nn.Parameter(torch.randn(config.items + 1, width) * 0.02)
         else:
+            self.table_scale: Tensor
             self.register_buffer("table_scale", torch.ones(()))
         self.positions = nn.Parameter(torch.randn(config.length, width) * 0.02)
         self.block = Block(width, residual=1.0)  # the only block must act from the first step

@@ -13,7 +13,6 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import atomic_file
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
-from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
 from canet_mobile.train.config import TrainConfig
 

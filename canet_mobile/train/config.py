@@ -166,7 +166,9 @@ def _typed(key: str, value: Any, where: object | None) -> Any:
     default = _FIELDS[key].default
 
     def wrong(expected: str) -> UsageError:
-        return UsageError(f"{key} = {value!r} is not {expected}", where=where, fix=f"for example {key} = {default}")
+        return UsageError(
+            f"{key} = {value!r} is not {expected}", where=where, fix=f"for example {key} = {default}"
+        )
 
     if isinstance(default, bool):
         if str(value).lower() not in ("true", "false"):
@@ -232,7 +234,8 @@ def build_config(
         changes |= {"embedding": [width or 128], "hidden": [width or 128], "depth": [depth or 8]}
     elif width is not None or depth is not None:
         raise UsageError(
-            "--width and --depth size a SASRec", fix="add --model sasrec, or --set hidden=64,96 --set depth=2,4"
+            "--width and --depth size a SASRec",
+            fix="add --model sasrec, or --set hidden=64,96 --set depth=2,4",
         )
     config = apply(TrainConfig(), changes | presets()[preset])
     if file is not None:

@@ -70,7 +70,7 @@ class _CatalogueLoss(torch.autograd.Function):
         return total.float()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_weight, grad_bias, *grad_states = ctx.saved_tensors
         return grad_weight * grad, grad_bias * grad, None, *(g * grad for g in grad_states)
 
@@ -94,7 +94,7 @@ def catalogue_loss(net: Supernet, states: Sequence[Tensor], targets: Tensor) -> 
 
 
 def uniform_loss(logits: Tensor) -> Tensor:
-    """L_Uni (Eq. 8): cross-entropy of p(route | user) [B, R] with the uniform distribution, mean over users."""
+    """L_Uni (Eq. 8): cross-entropy of p(route | user) [B, R] with the uniform one, mean over users."""
     return -logits.log_softmax(-1).mean()
 
 

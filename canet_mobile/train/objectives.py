@@ -34,7 +34,7 @@ def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) ->
 
 
 def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
-    """The sandwich rule by rows: each row trains one route, so that a step costs less than the full model's."""
+    """The sandwich rule by rows: each row trains one route, so a step costs less than the full model's."""
     net, real = canet.supernet, seq > 0
     space = net.config.space
     routes = torch.randint(len(space), (len(seq),))

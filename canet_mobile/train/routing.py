@@ -88,6 +88,12 @@ def average_mflops(config: TrainConfig, items: int, route_ids: np.ndarray[Any, A
     return float(costs[route_ids].mean()) + router_paper_mflops(config.length, len(config.space))
 
 
+def full_mflops(config: TrainConfig, items: int) -> float:
+    """Paper MFLOPs of the plain SASRec as large as the space's largest route: what budgets are shares of."""
+    widest = config.space.largest
+    return sasrec_paper_mflops(items, config.length, widest.hidden, widest.depth)
+
+
 def choose_ladder(
     net: Supernet, config: TrainConfig, queries: HeldOut, scores: Tensor
 ) -> tuple[Ladder, np.ndarray[Any, Any]]:
@@ -109,25 +115,21 @@ def choose_ladder(
     space, items = config.space, net.config.items
     small = space.id_of(space.smallest)
     candidates = [i for i, r in enumerate(space) if r.embedding == space.largest.embedding or i == small]
-    gains = {
-        i: _gain(net, config, queries, i) for i in candidates
-    }
+    gains = {i: _gain(net, config, queries, i) for i in candidates}
     best = max(candidates, key=lambda i: gains[i].mean())
     costs = {i: paper_mflops(items, config.length, space.routes[i]) for i in candidates}
-    good = [i for i in candidates if (gains[best] - gains[i]).mean() <= standard_error(gains[best] - gains[i])]
-    large = min((i for i in good if i != small), key=lambda i: costs[i], default=best)
-    if large == small:  # nothing is better than the smallest: escalate to the largest all the same
-        large = space.id_of(space.largest)
-    allowed = config.budget * sasrec_paper_mflops(
-        items, config.length, space.largest.hidden, space.largest.depth
-    ) - router_paper_mflops(config.length, len(space))
-    affordable = (allowed - costs[small]) / (paper_mflops(items, config.length, space.routes[large]) - costs[small])
+    good = [
+        i for i in candidates if (gains[best] - gains[i]).mean() <= standard_error(gains[best] - gains[i])
+    ]
+    # Where nothing is better than the smallest, the largest stands in all the same.
+    large = min((i for i in good if i != small), key=lambda i: costs[i], default=space.id_of(space.largest))
+    allowed = config.budget * full_mflops(config, items) - router_paper_mflops(config.length, len(space))
+    affordable = (allowed - costs[small]) / (costs[large] - costs[small])
     share = float(np.clip(affordable, LEAST_ESCALATED, config.escalate))
     route_ids = np.where(scores.numpy() > threshold(scores, share), large, small)
-    if large not in gains:
-        gains[large] = _gain(net, config, queries, large)
     routed = np.where(route_ids == large, gains[large], gains[small])
-    return Ladder(small, large, share, float(routed.mean()), average_mflops(config, items, route_ids)), route_ids
+    spent = average_mflops(config, items, route_ids)
+    return Ladder(small, large, share, float(routed.mean()), spent), route_ids
 
 
 def _gain(net: Supernet, config: TrainConfig, queries: HeldOut, route_id: int) -> np.ndarray[Any, Any]:
@@ -195,6 +197,7 @@ def fit_router(
         "small": space.routes[ladder.small].entry,
         "large": space.routes[ladder.large].entry,
         "escalated_share": ladder.share,
+        "budget_met": ladder.mflops <= config.budget * full_mflops(config, net.config.items),
         "correlation_with_entropy": float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]),
     }
     return Canet(net, fitted).eval(), summary

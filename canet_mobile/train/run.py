@@ -193,7 +193,9 @@ def find_run(path: Path | None = None) -> Run:
         )
     manifest = read_json(manifest_path)
     if isinstance(manifest, dict) and manifest.get("kind") != "run":
-        raise CanetError(f"is a {manifest.get('kind')}, not a run", where=directory, fix="name a run directory")
+        raise CanetError(
+            f"is a {manifest.get('kind')}, not a run", where=directory, fix="name a run directory"
+        )
     validate(manifest, "run", where=manifest_path)
     return Run(directory.resolve() if directory.is_symlink() else directory, manifest)
 

@@ -1,4 +1,4 @@
-"""Validation as the phone would route: argmax of the router, or the rule the router will be distilled from."""
+"""Validation as the phone would route: argmax of the router, or the rule it will be distilled from."""
 
 from __future__ import annotations
 
@@ -81,6 +81,17 @@ def _router_entropy(canet: Canet, queries: HeldOut) -> float:
         log_p = canet.router(seq, canet.supernet.item_table).float().log_softmax(-1)
         total -= float((log_p.exp() * log_p).sum())
     return total / len(queries)
+
+
+def budget_warning(routing: dict[str, Any], config: TrainConfig) -> list[str]:
+    """What to say when even the smallest route and a few escalated users cost more than the budget."""
+    if routing.get("budget_met", True):
+        return []
+    return [
+        f"the budget {config.budget:g} of SASRec-full cannot be met: {routing['small']} with "
+        f"{routing['escalated_share']:.0%} of users on {routing['large']} costs "
+        f"{routing['validation']['mflops']:.1f} MFLOPs; shrink the smallest route (--set hidden=32,64,128)"
+    ]
 
 
 def warnings_of(found: Validation, config: TrainConfig, easy: float | None) -> list[str]:

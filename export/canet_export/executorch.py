@@ -120,8 +120,10 @@ def build_graphs(
     """The router's graph and one per route, by entry."""
     model = fold_residuals(canet) if integers is None else dequantized(canet, integers)
     weights = Weights(model)
-    router = ConstantRouter() if model.router is None else RouterGraph(weights, model)
-    graphs = {ROUTER_ENTRY: router} | {r.entry: RouteGraph(weights, model, r, k, seen) for r in routes}
+    graphs: dict[str, nn.Module] = {
+        ROUTER_ENTRY: ConstantRouter() if model.router is None else RouterGraph(weights, model)
+    }
+    graphs |= {route.entry: RouteGraph(weights, model, route, k, seen) for route in routes}
     if integers is not None:
         graphs = {entry: impose(graph, integers) for entry, graph in graphs.items()}
     return {entry: graph.eval() for entry, graph in graphs.items()}
@@ -171,9 +173,7 @@ def export_executorch(
             compile_config=kit.EdgeConfig(_check_ir_validity=False),
         )
         progress("write the program")
-        program = edge.to_executorch(
-            kit.BackendConfig(do_quant_fusion_and_const_prop=integers is not None)
-        )
+        program = edge.to_executorch(kit.BackendConfig(do_quant_fusion_and_const_prop=integers is not None))
     delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
     _require_one_delegate(delegation)
     path = out_dir / MODEL_FILE
@@ -220,7 +220,7 @@ def _toolkit() -> SimpleNamespace:
 
 
 def _partitioner(kit: SimpleNamespace) -> Any:
-    class StaticPartitioner(kit.Partitioner):  # type: ignore[misc, name-defined]
+    class StaticPartitioner(kit.Partitioner):  # type: ignore[name-defined]
         """Every operator that XNNPACK asks to keep is kept, which spares each method two decompositions."""
 
         def ops_to_not_decompose(self, program: Any) -> tuple[Any, None]:
@@ -253,7 +253,7 @@ def _require_one_delegate(delegation: Sequence[Delegation]) -> None:
         if row.entry != ROUTER_ENTRY and row.partitions != 1:
             left = ", ".join(f"{name} ({calls})" for name, calls in row.undelegated.items())
             raise CanetError(
-                f"{row.entry} became {row.partitions} XNNPACK delegates instead of one; outside stayed {left}",
+                f"{row.entry} became {row.partitions} XNNPACK delegates, not one; outside stayed {left}",
                 fix="this version of ExecuTorch splits the graph: use one in the range of pyproject.toml",
             )
 
@@ -267,7 +267,7 @@ def _verify_constants(path: Path, graphs: Mapping[str, nn.Module]) -> None:
             data = tensor_bytes(tensor)
             if data not in checked and data not in blob:
                 raise CanetError(
-                    f"{entry}: the {len(data)} bytes of {name} do not stand in the file: the exporter changed them",
+                    f"{entry}: the {len(data)} bytes of {name} do not stand in the file",
                     where=path,
                     fix="use a version of ExecuTorch in the range of pyproject.toml",
                 )

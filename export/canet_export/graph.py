@@ -9,6 +9,7 @@ panels, stored once for all routes; the blocks are contiguous prefix slices.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from canet_export.integers import parameters
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
-from canet_mobile.model.router import ROUTER_WIDTH
 from canet_mobile.model.space import FFN, HEADS, Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
@@ -55,7 +55,7 @@ class Slice:
 
 
 def own_storage(tensor: Tensor) -> Tensor:
-    """A contiguous copy. A view would do in PyTorch, but serializers write a view's storage from its start."""
+    """A contiguous copy. PyTorch would do with a view; serializers write its storage from the start."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
@@ -113,11 +113,11 @@ class Weights:
 def panels(widths: tuple[int, ...], width: int) -> list[tuple[int, int]]:
     """Column panels of a nested table: (0, 64), (64, 96) for width 96 of 64/96/128."""
     edges = [0, *[w for w in widths if w <= width]]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 class Norm(nn.Module):
-    """LayerNorm as products and a reciprocal root, which a delegate takes and ``native_layer_norm`` it does not."""
+    """LayerNorm as products and a reciprocal root: a delegate takes these, and not ``native_layer_norm``."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Norm(nn.Module):
 
 
 class BlockGraph(nn.Module):
-    """One block of width ``hidden`` (paper Eq. 1), residual scalars folded; channel c belongs to head c mod 4."""
+    """One block of width ``hidden`` (paper Eq. 1), lambda folded; channel c belongs to head c mod 4."""
 
     def __init__(self, weights: Weights, prefix: str, hidden: int) -> None:
         super().__init__()
@@ -200,7 +200,9 @@ class RouteGraph(_Graph):
         super().__init__(weights, "supernet.item_table", panels(space.embedding, route.embedding), positions)
         self.k, self.seen, self.route = k, seen, route
         self.project = weights.linear("supernet.in", h, route.embedding) if config.in_projection else None
-        self.blocks = nn.ModuleList(BlockGraph(weights, f"supernet.blocks.{n}", h) for n in range(route.depth))
+        self.blocks = nn.ModuleList(
+            BlockGraph(weights, f"supernet.blocks.{n}", h) for n in range(route.depth)
+        )
         if route.depth > 1:  # the last block asks for the last position, which has no future
             future = torch.full((1, config.length, config.length), MASK_FUTURE).triu(1)
             self.future = nn.Parameter(future, requires_grad=False)
@@ -244,20 +246,20 @@ class RouterGraph(_Graph):
 
     def __init__(self, weights: Weights, canet: Canet) -> None:
         assert canet.router is not None
-        own = canet.router.config.table == "own"
+        own, self.width = canet.router.config.table == "own", canet.router.config.width
         widths = canet.space.embedding
-        enough = next((w for w in widths if w >= ROUTER_WIDTH), widths[-1])
-        cuts = [(0, ROUTER_WIDTH)] if own else panels(widths, enough)
+        enough = next((width for width in widths if width >= self.width), widths[-1])
+        cuts = [(0, self.width)] if own else panels(widths, enough)
         table = "router.item_table" if own else "supernet.item_table"
         super().__init__(weights, table, cuts, weights.full["router.positions"])
         self.table_scale = 1.0 if own else float(weights.full["router.table_scale"])
-        self.block = BlockGraph(weights, "router.block", ROUTER_WIDTH)
-        self.head = weights.linear("router.head", len(weights.full["router.head_bias"]), ROUTER_WIDTH)
+        self.block = BlockGraph(weights, "router.block", self.width)
+        self.head = weights.linear("router.head", len(weights.full["router.head_bias"]), self.width)
 
     def forward(self, seq: Tensor) -> Tensor:
         x = self.embedded(seq)
-        if x.shape[-1] != ROUTER_WIDTH:
-            x = x[..., :ROUTER_WIDTH]
+        if x.shape[-1] != self.width:
+            x = x[..., : self.width]
         if self.table_scale != 1.0:
             x = x * self.table_scale
         x = self.block(x + self.positions, self.pad_mask(seq), True)

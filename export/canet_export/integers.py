@@ -13,6 +13,7 @@ from canet_mobile.model.canet import Canet
 INT8_MAX = 127
 # Runtimes demand positive, normal scales. A row this small is zero for any purpose.
 SMALLEST_SCALE = 1e-12
+FOLDED_INTO = {"residual1": "out", "residual2": "ffn2"}
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,13 @@ def fold_residuals(canet: Canet) -> Canet:
     A negative or zero lambda changes the sign or the size of the weights, never of a scale.
     """
     folded = copy.deepcopy(canet).eval()
-    blocks = list(folded.supernet.blocks)
-    if folded.router is not None:
-        blocks.append(folded.router.block)
-    for block in blocks:
-        for scalar, weight, bias in (
-            (block.residual1, block.out_weight, block.out_bias),
-            (block.residual2, block.ffn2_weight, block.ffn2_bias),
-        ):
-            weight.mul_(scalar)  # type: ignore[operator]
-            bias.mul_(scalar)  # type: ignore[operator]
-            scalar.fill_(1.0)  # type: ignore[operator]
+    named = parameters(folded)
+    for name, scalar in named.items():
+        prefix, _, last = name.rpartition(".")
+        if last in FOLDED_INTO:
+            for kind in ("weight", "bias"):
+                named[f"{prefix}.{FOLDED_INTO[last]}_{kind}"].mul_(scalar)
+            scalar.fill_(1.0)
     return folded
 
 
@@ -86,7 +83,8 @@ def _is_quantized(name: str, tensor: Tensor) -> bool:
     """
     if name == "router.item_table":
         return True
-    return name.startswith("supernet.") and name.endswith(("_weight", "item_table", "own_classifier")) and tensor.dim() > 1
+    matrices = ("_weight", "item_table", "own_classifier")
+    return name.startswith("supernet.") and name.endswith(matrices) and tensor.dim() > 1
 
 
 def quantize_model(canet: Canet) -> IntegerModel:

@@ -1,4 +1,4 @@
-"""Faster lowering, to the same bytes: what ExecuTorch does again and again for each of 37 methods is done once.
+"""Faster lowering, to the same bytes: what ExecuTorch repeats for each of 37 methods is done once.
 
 Every step is guarded: where this version of a toolkit looks different, it is left alone and takes its time.
 tests/test_export_lowering.py checks that the file written with and without is the same, byte for byte.
@@ -43,21 +43,22 @@ def _needed_passes_only(stack: ExitStack) -> None:
     import executorch.backends.xnnpack.xnnpack_preprocess as preprocess
 
     manager = preprocess.XNNPACKPassManager
-    known = {cls.__name__ for cls in manager(None).passes}
-    if not known >= PASSES:
+    needed = [cls for cls in manager(None).passes if cls.__name__ in PASSES]
+    if len(needed) != len(PASSES):
         return
 
     class NeededPasses(manager):  # type: ignore[misc, valid-type]
         def __init__(self, program: Any, passes: Any = None) -> None:
             super().__init__(program, passes)
-            self.passes = [cls for cls in self.passes if cls.__name__ in PASSES]
+            if not passes:
+                self.passes = needed
 
     stack.enter_context(_replaced(preprocess, "XNNPACKPassManager", NeededPasses))
 
 
 def _operators_listed_once(stack: ExitStack) -> None:
     """Decomposition lists all operators anew each time; nothing is registered meanwhile."""
-    import torch._export.utils as utils
+    from torch._export import utils
 
     original = utils._collect_all_valid_cia_ops
     found: list[set[Any]] = []
@@ -74,7 +75,7 @@ def _operators_listed_once(stack: ExitStack) -> None:
 
 def _origins_shared(stack: ExitStack) -> None:
     """Each pass copies every node's whole history deeply; the entries are never changed, so share them."""
-    import torch.fx.traceback as traceback
+    from torch.fx import traceback
 
     def deepcopy(value: Any) -> Any:
         return list(value) if isinstance(value, list) else copy.deepcopy(value)

@@ -98,7 +98,7 @@ def _own_bytes(graph: nn.Module) -> int:
 
 
 def _stored(path: str, data: bytes) -> tuple[bool, bytes]:
-    """Tables that are looked up and constants of a delegate are two stores: equal bytes are shared in each."""
+    """Looked-up tables and constants of delegates are two stores: equal bytes are shared in each."""
     return path.startswith("table"), hashlib.sha256(data).digest()
 
 

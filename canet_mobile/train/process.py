@@ -1,0 +1,70 @@
+"""The process a run lives in: device, precision, other processes, and the signals that ask it to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from canet_mobile.errors import CanetError
+from canet_mobile.train.config import TrainConfig
+
+
+def launch(config: TrainConfig) -> Fabric:
+    """One process, or as many as torchrun started, on the configured device.
+
+    Raises:
+        CanetError: CUDA was asked for and is not there.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise CanetError("accelerator = cuda, but PyTorch sees no GPU here", fix="--set accelerator=auto")
+    cuda = torch.cuda.is_available() and config.accelerator != "cpu"
+    precision: Any = config.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda else "32-true"
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=processes,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        # A random route leaves the deeper blocks of a rows step without gradients.
+        strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def stop_signals() -> Iterator[dict[str, bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the loop reads between steps; the second kills."""
+    flag = {"stop": False}
+
+    def ask(number: int, frame: Any) -> None:
+        if flag["stop"]:
+            raise KeyboardInterrupt
+        flag["stop"] = True
+
+    try:
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever owns the signals keeps them
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def agreed(fabric: Fabric, decision: bool) -> bool:
+    """The first process's decision, in every process."""
+    return fabric.broadcast(decision) if fabric.world_size > 1 else decision

@@ -1,0 +1,119 @@
+"""Where a run stands, and the checkpoint files that make it resumable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from canet_mobile.files import atomic_file, describe_files
+from canet_mobile.model.canet import Canet
+from canet_mobile.train.checkpoint import (
+    identity,
+    load_trainer_state,
+    load_weights,
+    save_trainer_state,
+    save_weights,
+)
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.run import METRICS, Run, save_run
+
+
+@dataclass
+class LoopState:
+    """Everything besides tensors that a resumed run needs.
+
+    ``sums`` holds each loss part's sum over ``targets`` so far in this epoch; times are in seconds of
+    training steps, validation apart.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_ndcg10: float | None = None
+    best_epoch: int | None = None
+    bad_epochs: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    targets: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
+
+    def count(self, parts: dict[str, torch.Tensor], targets: int, seconds: float) -> float:
+        """Add one step; returns its loss."""
+        values = {name: float(value.detach()) for name, value in parts.items()}
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * targets
+        self.targets += targets
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+        self.step += 1
+        self.step_in_epoch += 1
+        return values["loss"]
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss part over this epoch's targets so far."""
+        return {name: value / max(1, self.targets) for name, value in self.sums.items()}
+
+    def next_epoch(self) -> None:
+        """Start the next epoch's sums."""
+        self.epoch += 1
+        self.step_in_epoch, self.targets, self.epoch_seconds, self.sums = 0, 0, 0.0, {}
+
+
+class Store:
+    """Checkpoints of one run. Files are named by step; the manifest, written last, says which ones count."""
+
+    def __init__(self, run: Run, canet: Canet, config: TrainConfig) -> None:
+        self.run, self.canet, self.header = run, canet, identity(config, run.dataset_hash)
+
+    def weights(self, role: str, step: int, canet: Canet | None = None) -> None:
+        """Write the model's weights as the run's ``best``, ``last`` or finished ``model``."""
+        name = "model.safetensors" if role == "model" else f"{role}-{step}.safetensors"
+        save_weights(self.run.directory / name, canet or self.canet, self.header)
+        self._point(role, name)
+
+    def trainer(self, state: LoopState, optimizer: torch.optim.Optimizer) -> None:
+        """Write what a resumed run needs besides the weights."""
+        name = f"trainer-{state.step}.pt"
+        document = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
+        save_trainer_state(self.run.directory / name, document)
+        self._point("trainer", name)
+
+    def load(self, role: str) -> None:
+        """Load weights into the model."""
+        load_weights(self._path(role), self.canet, self.header)
+
+    def load_trainer(self) -> tuple[LoopState, dict[str, Any]]:
+        """The loop state and the optimizer's state dict."""
+        saved = load_trainer_state(self._path("trainer"))
+        return LoopState(**saved["loop"]), saved["optimizer"]
+
+    def forget_training(self) -> None:
+        """Drop what only an unfinished run needs."""
+        for role in ("best", "last", "trainer"):
+            self.run.manifest["checkpoints"].pop(role, None)
+
+    def commit(self, state: LoopState, status: str) -> None:
+        """Write the manifest: from here on the new files count."""
+        names = ("epoch", "step", "best_epoch", "best_ndcg10", "seconds", "stopped_by")
+        self.run.manifest["status"] = status
+        self.run.manifest["progress"] = {name: getattr(state, name) for name in names}
+        save_run(self.run)
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add an epoch's line; lines of epochs that a resumed run repeats are dropped first."""
+        path = self.run.directory / METRICS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < record["epoch"]]
+        with atomic_file(path) as temporary:
+            temporary.write_text("\n".join([*kept, json.dumps(record)]) + "\n")
+
+    def _path(self, role: str) -> Path:
+        return self.run.directory / self.run.manifest["checkpoints"][role]["name"]
+
+    def _point(self, role: str, name: str) -> None:
+        self.run.manifest["checkpoints"][role] = describe_files(self.run.directory, [name])[0]
