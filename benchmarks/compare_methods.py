@@ -29,6 +29,7 @@ from canet_mobile.train.trainer import resume, train
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+EVALUATED = 25_000  # test users at most, evenly spaced
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 
 
@@ -94,7 +95,7 @@ def main() -> None:
         print(f"{full}: training", file=sys.stderr)
         data = dataset(data_name, Path(options.data_root) if options.data_root else None, options.work)
         run = trained(data, name, options.seed, options.work, options.threads)
-        found = evaluate_model(load_model(run), data, "test", None)
+        found = evaluate_model(load_model(run), data, "test", EVALUATED)
         progress, routing = run.manifest["progress"], run.manifest["routing"]
         write_json(
             record,

@@ -72,8 +72,11 @@ def product_term(cases: list[dict[str, Any]]) -> dict[str, int]:
     """
 
     def of(name: str) -> int:
-        ordered = sorted((c["items"], c["batch"], c[name]) for c in cases if c["recipe"] == RECIPES[0])
-        small, wide, tall, both = ordered[0], ordered[1], ordered[-2], ordered[-1]
+        ordered = sorted(
+            (c["items"], c["batch"], c[name]) for c in cases if c["recipe"] == cases[0]["recipe"]
+        )
+        batches = len({batch for _, batch, _ in ordered})
+        small, wide, tall, both = ordered[0], ordered[batches - 1], ordered[-batches], ordered[-1]
         return (both[2] - tall[2]) - (wide[2] - small[2])
 
     return {"peak_mib": of("peak_mib"), "all_scores_mib": of("all_scores_mib")}
@@ -83,8 +86,11 @@ def main() -> None:
     """Measure every case, print the table, and fail over the limit."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--items", type=int, nargs=2, default=[50_000, 200_000], metavar=("LESS", "MORE"))
-    parser.add_argument("--batch", type=int, nargs=2, default=[16, 64], metavar=("LESS", "MORE"))
+    parser.add_argument("--items", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
+    parser.add_argument(
+        "--recipes", nargs="+", choices=RECIPES, default=RECIPES, help="the first takes every size"
+    )
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -94,7 +100,8 @@ def main() -> None:
         print(json.dumps(measure(*options.case)))
         return
     sizes = sorted(product(options.batch, options.items))
-    wanted = [(RECIPES[0], *size) for size in sizes] + [(recipe, *sizes[-1]) for recipe in RECIPES[1:]]
+    wanted = [(options.recipes[0], *size) for size in sizes]
+    wanted += [(recipe, *sizes[-1]) for recipe in options.recipes[1:]]
     cases = []
     print("| recipe | items | batch | peak MiB | weights MiB | a matrix of all scores, MiB | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")

@@ -30,19 +30,17 @@ def test_every_benchmark_says_how_to_use_it(script: str) -> None:
 
 def test_a_tiny_step_comparison_adds_each_mode_to_its_file(tmp_path: Path) -> None:
     out = tmp_path / "train_step.json"
-    for mode in ([], ["--forms"], ["--loss"]):
-        assert "SASRec 8x128" in run(
-            "train_step.py", *mode, "--sizes", "tiny", "--rounds", "1", "--out", out
-        ) or mode
+    for mode in ([], ["--loss"]):
+        run("train_step.py", *mode, "--sizes", "tiny", "--rounds", "1", "--out", out)
     found = json.loads(out.read_text())
-    assert sorted(found) == ["forms-cpu-1", "loss-cpu-1", "steps-cpu-1"]
+    assert sorted(found) == ["loss-cpu-1", "steps-cpu-1"]
     candidates = found["steps-cpu-1"]["sizes"][0]["candidates"]
-    assert all(numbers["ms"] > 0 and 0 < numbers["loss_share"] < 1 for numbers in candidates.values())
+    assert all(numbers["ms"] > 0 and numbers["loss_share"] > 0 for numbers in candidates.values())
 
 
 def test_a_tiny_memory_measurement_writes_its_file(tmp_path: Path) -> None:
     out = tmp_path / "step_memory.json"
-    run("step_memory.py", "--items", "50", "300", "--batch", "2", "4", "--length", "8", "--out", out)
+    run("step_memory.py", "--recipes", "rows", "--items", "50", "--batch", "2", "--length", "8", "--out", out)
     found = json.loads(out.read_text())
-    assert len(found["cases"]) == 6
+    assert len(found["cases"]) == 1
     assert all(case["peak_mib"] > case["imports_mib"] > 0 for case in found["cases"])

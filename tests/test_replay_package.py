@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, write_json
 from canet_mobile.replay import archive
 from canet_mobile.replay.package import open_package
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test opens or fails to open, no extracted package outlives it."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    yield
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,22 +132,21 @@ def open_package(path: Path) -> Package:
         CanetError: there is no package, or one of its files is missing, truncated, altered, inconsistent or
             unexpected; the message names the file and what is wrong with it.
     """
-    if path.is_file():
-        directory, others = extracted(path)
-    elif path.is_dir():
-        directory, others = path, None
-    else:
+    if path.is_dir():
+        return _verified(path, path, None)
+    if not path.is_file():
         raise CanetError(
             "no such package",
             where=path,
             fix="canet-mobile export makes one; or give the directory or zip of one",
         )
-    package = _verified(path, directory, others)
-    if directory != path:
-        import shutil
-        import weakref
-
-        weakref.finalize(package, shutil.rmtree, directory, ignore_errors=True)
+    directory, others = extracted(path)
+    try:
+        package = _verified(path, directory, others)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    weakref.finalize(package, shutil.rmtree, directory, ignore_errors=True)
     return package
 
 

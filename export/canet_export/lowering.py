@@ -1,7 +1,7 @@
 """Faster lowering, to the same bytes: what ExecuTorch repeats for each of 37 methods is done once.
 
 Every step is guarded: where this version of a toolkit looks different, it is left alone and takes its time.
-tests/test_export_lowering.py checks that the file written with and without is the same, byte for byte.
+tests/test_export_executorch.py checks that the file written with and without is the same, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,0 +1,183 @@
+"""The written program: every route as PyTorch, one delegate each, shared constants, integers verbatim."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from canet_export import executorch as exporter
+from canet_export.executorch import ExportResult, _verify_constants, build_graphs, export_executorch
+from canet_export.integers import IntegerModel, dequantized, quantize_model
+from canet_export.lowering import fast_lowering, quiet
+from canet_export.sizes import constants, tensor_bytes
+from canet_mobile.errors import CanetError
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.space import RoutingSpace
+from conftest import random_canet, random_histories
+
+pytest.importorskip("executorch")
+ITEMS, LENGTH, K = 150, 10, 12
+FLOAT_SPACE = RoutingSpace((8, 16), (8, 16), (2,))
+INTEGER_SPACE = RoutingSpace((16,), (8, 16), (1, 2))
+
+
+@dataclass(frozen=True)
+class Exported:
+    canet: Canet
+    integers: IntegerModel | None
+    reference: Canet
+    result: ExportResult
+    path: Path
+    program: Any
+
+
+def exported(folder: Path, space: RoutingSpace, table: str, quantize: bool) -> Exported:
+    with quiet():
+        import executorch.kernels.quantized  # noqa: F401
+        from executorch.runtime import Runtime
+    canet = random_canet(items=ITEMS, length=LENGTH, space=space, table=table)
+    integers = quantize_model(canet) if quantize else None
+    result = export_executorch(canet, integers, space.routes, K, folder)
+    reference = canet if integers is None else dequantized(canet, integers)
+    path = folder / result.model_file
+    return Exported(canet, integers, reference, result, path, Runtime.get().load_program(path))
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(tmp_path_factory.mktemp("fp32"), FLOAT_SPACE, "shared", False)
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(tmp_path_factory.mktemp("int8"), INTEGER_SPACE, "own", True)
+
+
+@pytest.fixture(params=["fp32", "int8"])
+def either(request: pytest.FixtureRequest) -> Exported:
+    return request.getfixturevalue(request.param)
+
+
+def answers(
+    found: Exported, entry: str, seq: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The package's scores and ids, and PyTorch's score of every class."""
+    scores, ids = found.program.load_method(entry).execute([seq.to(torch.int32)])
+    states = found.reference.supernet.sliced(seq, found.canet.space.named(entry))
+    return scores, ids, found.reference.supernet.scores(states[:, -1])
+
+
+@torch.no_grad()
+def test_fp32_routes_are_the_sliced_submodels(fp32: Exported) -> None:
+    for seq in random_histories(4, ITEMS, LENGTH).split(1):
+        for route in FLOAT_SPACE:
+            scores, ids, expected = answers(fp32, route.entry, seq)
+            assert (scores - expected.topk(K).values).abs().max() <= 1e-4
+            assert (scores - expected.gather(1, ids)).abs().max() <= 1e-4
+
+
+@torch.no_grad()
+def test_int8_routes_are_pytorch_with_the_same_integers(int8: Exported) -> None:
+    overlaps = []
+    for seq in random_histories(6, ITEMS, LENGTH).split(1):
+        for route in INTEGER_SPACE:
+            scores, ids, expected = answers(int8, route.entry, seq)
+            assert (scores - expected.gather(1, ids)).abs().max() <= 0.1 * expected[:, 1:].abs().max()
+            best = expected.topk(10).indices
+            overlaps.append((ids[0, :10, None] == best).any(1).float().mean())
+    assert torch.stack(overlaps).mean() >= 0.9
+
+
+@torch.no_grad()
+def test_the_router_is_pytorchs(either: Exported) -> None:
+    router = either.program.load_method("router")
+    for seq in random_histories(60, ITEMS, LENGTH).split(1):
+        (found,) = router.execute([seq.to(torch.int32)])
+        assert found.dtype == torch.int64
+        assert torch.equal(found, either.reference.route(seq))
+
+
+def test_every_method_is_one_delegate(either: Exported) -> None:
+    assert [row.entry for row in either.result.delegation] == [
+        "router",
+        *(r.entry for r in either.canet.space),
+    ]
+    for row in either.result.delegation:
+        assert row.partitions == 1
+        allowed = {
+            "embedding",
+            "embedding_byte",
+            "gt",
+            "where",
+            "unsqueeze_copy",
+            "scalar_tensor",
+            "topk",
+            "argmax",
+        }
+        names = {name.split("::")[1].split(".")[0] for name in row.undelegated}
+        assert names <= allowed | {"_to_dim_order_copy"}
+
+
+def test_integers_and_scales_stand_verbatim_in_the_file(int8: Exported) -> None:
+    blob = int8.path.read_bytes()
+    assert int8.integers is not None
+    for name in ("supernet.own_classifier", "supernet.item_table", "router.item_table"):
+        found = int8.integers.tensors[name]
+        assert tensor_bytes(found.values[:, :8]) in blob
+        assert tensor_bytes(found.scale) in blob
+    for part in range(3):
+        block = int8.integers.tensors["supernet.blocks.0.qkv_weight"]
+        assert tensor_bytes(block.values[part, :8, :8]) in blob
+        assert tensor_bytes(block.scale[part, :8]) in blob
+
+
+def test_a_changed_constant_is_an_error_that_names_it(fp32: Exported, tmp_path: Path) -> None:
+    graphs = build_graphs(fp32.canet, None, FLOAT_SPACE.routes[:1], K, "keep")
+    path, blob = tmp_path / "canet.pte", fp32.path.read_bytes()
+    path.write_bytes(blob)
+    _verify_constants(path, graphs)
+    weight = next(t for name, t in constants(graphs["e8_h8_d2"]) if name == "blocks.0.ffn1.weight")
+    path.write_bytes(blob.replace(tensor_bytes(weight), tensor_bytes(weight + 1)))
+    with pytest.raises(CanetError, match=r"e8_h8_d2: the 1024 bytes of blocks\.0\.ffn1\.weight"):
+        _verify_constants(path, graphs)
+
+
+def test_constants_are_stored_once(either: Exported) -> None:
+    sizes = either.result.sizes
+    parts = ("item_table", "classifier", "layers", "router", "graph")
+    assert sum(getattr(sizes, f"{part}_bytes") for part in parts) == sizes.total_bytes
+    width = 1 if either.integers is not None else 4
+    scales = 4 if either.integers is not None else 0
+    assert sizes.item_table_bytes == (ITEMS + 1) * (16 * width + scales)
+    assert sizes.classifier_bytes == (ITEMS + 1) * (16 * width + scales + 4)
+    assert either.path.read_bytes().count(tensor_bytes(either.canet.supernet.positions)) == 1
+
+
+def test_errors_of_the_caller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    canet = random_canet(items=5, length=4, space=RoutingSpace((8,), (8,), (1,)))
+    with pytest.raises(CanetError, match="k is 6, the model has 5 items"):
+        export_executorch(canet, None, canet.space.routes, 6, tmp_path)
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
+    with pytest.raises(CanetError, match=r"pip install 'canet-mobile\[executorch\]'"):
+        export_executorch(canet, None, canet.space.routes, 2, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fast_lowering_writes_the_same_bytes(
+    int8: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from contextlib import nullcontext
+
+    unrouted = Canet(int8.canet.supernet, None)
+    written = []
+    for name, context in (("fast", fast_lowering), ("stock", nullcontext)):
+        monkeypatch.setattr(exporter, "fast_lowering", context)
+        (tmp_path / name).mkdir()
+        result = export_executorch(unrouted, int8.integers, [INTEGER_SPACE.routes[1]], K, tmp_path / name)
+        written.append((tmp_path / name / result.model_file).read_bytes())
+    assert written[0] == written[1]

@@ -1,0 +1,159 @@
+"""From a run to a package through the command line: what it holds, what it refuses, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import make_dataset, random_canet
+
+from canet_export import package as packaging
+from canet_mobile.cli.export import export
+from canet_mobile.cli.main import run as command_line
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.errors import CanetError, ParityError, UsageError
+from canet_mobile.files import describe_files
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.replay.package import open_package
+from canet_mobile.replay.parity import parity
+from canet_mobile.train.checkpoint import identity, save_weights
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.run import Run, load_model, new_run, save_run
+
+pytest.importorskip("executorch")
+LENGTH = 8
+SPACE = RoutingSpace((8,), (8,), (1, 2))
+
+
+def make_run(directory: Path, dataset: Dataset, seed: int = 0) -> Run:
+    """A finished run of an untrained model."""
+    config = TrainConfig(
+        embedding=SPACE.embedding, hidden=SPACE.hidden, depth=SPACE.depth, length=LENGTH, router_table="own"
+    )
+    run = new_run(directory, config, dataset, force=False)
+    canet = random_canet(items=dataset.num_items, length=LENGTH, space=SPACE, table="own", seed=seed)
+    save_weights(directory / "model.safetensors", canet, identity(config, dataset.content_hash))
+    run.manifest["checkpoints"] = {"model": describe_files(directory, ["model.safetensors"])[0]}
+    run.manifest["status"] = "finished"
+    save_run(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Dataset]:
+    root = tmp_path_factory.mktemp("world")
+    dataset = make_dataset(root / "small")
+    return make_run(root / "runs" / "first", dataset), dataset
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(export, [str(a) for a in arguments], catch_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def made(world: tuple[Run, Dataset], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("packages") / "first"
+    result = call(world[0].directory, "--target", "executorch", "--k", 10, "--out", out, "--zip", "--json")
+    assert result.exit_code == 0, result.exception
+    return out, result
+
+
+def test_the_package_opens_and_its_checkpoint_agrees(
+    world: tuple[Run, Dataset], made: tuple[Path, Any]
+) -> None:
+    package = open_package(made[0])
+    assert not package.warnings
+    assert {row.entry for row in package.golden} == {"e8_h8_d1", "e8_h8_d2"}
+    for entry in ("e8_h8_d1", "e8_h8_d2"):
+        rows = [row for row in package.golden if row.entry == entry]
+        assert len(rows) == 2
+        assert sorted((row.input > 0).sum() for row in rows)[0] == 1
+    report = parity(package, reference=load_model(world[0]))
+    assert report["passed"], report["failures"]
+
+
+def test_the_manifest_is_printed_and_names_its_sources(
+    world: tuple[Run, Dataset], made: tuple[Path, Any]
+) -> None:
+    run, dataset = world
+    manifest = json.loads(made[1].stdout)
+    assert manifest == json.loads((made[0] / "manifest.json").read_text())
+    assert manifest["checkpoint"] == {"run": "first", "sha256": run.checkpoint_sha256}
+    assert manifest["dataset"]["content_hash"] == dataset.content_hash
+    assert manifest["quantization"] == "int8"
+    assert manifest["router"]["table"] == "own"
+    assert [row["id"] for row in manifest["routes"]] == [0, 1]
+    lines = (made[0] / "items.csv").read_text().splitlines()
+    first = dataset.item_table().sort("index").row(0, named=True)
+    assert lines[:2] == ["index,item_id,title", f"1,{first['item_id']},{first['title'] or ''}"]
+    assert len(lines) == dataset.num_items + 1
+
+
+def test_the_zip_is_the_same_package(made: tuple[Path, Any]) -> None:
+    archive = made[0].with_name("first.zip")
+    assert open_package(archive).sha256 == open_package(made[0]).sha256
+    assert zipfile.ZipFile(archive).namelist()[0] == "manifest.json"
+
+
+def test_some_routes_in_fp32_with_seen_items_excluded(world: tuple[Run, Dataset], tmp_path: Path) -> None:
+    result = call(
+        world[0].directory, "--target", "executorch", "--quantize", "fp32", "--routes", "e8_h8_d1",
+        "--seen", "exclude", "--k", 5, "--out", tmp_path / "one",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    assert "1 route(s)" in result.stdout
+    assert "1 delegates for 1 routes" in result.stdout
+    package = open_package(tmp_path / "one")
+    assert {row.route for row in package.golden} == {0}  # the router knows that the other route is not here
+    assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
+
+
+def test_a_package_that_fails_its_check_is_not_left_behind(
+    world: tuple[Run, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = packaging.golden_rows
+
+    def wrong(*arguments: Any) -> list[dict[str, Any]]:
+        found = rows(*arguments)
+        found[0]["scores"] = [score + 1 for score in found[0]["scores"]]
+        return found
+
+    monkeypatch.setattr(packaging, "golden_rows", wrong)
+    result = call(
+        world[0].directory, "--target", "executorch", "--quantize", "fp32", "--routes", "e8_h8_d1",
+        "--out", tmp_path / "packages" / "bad",
+    )  # fmt: skip
+    assert isinstance(result.exception, ParityError)
+    assert "e8_h8_d1" in str(result.exception)
+    assert not list((tmp_path / "packages").iterdir())
+
+
+def test_wrong_usage_is_refused_before_any_work(
+    world: tuple[Run, Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = world[0].directory
+    for arguments, error, text in (
+        (("--target", "coreml"), UsageError, "'coreml' is not built yet"),
+        (("--target", "executorc"), UsageError, "did you mean 'executorch'"),
+        (("--target", "executorch", "--routes", "e8_h8_d3"), UsageError, "did you mean 'e8_h8_d"),
+        (("--target", "executorch", "--k", 4000), UsageError, "there are only"),
+        (("--target", "executorch", "--data", tmp_path / "none"), CanetError, "none"),
+    ):
+        found = call(run, *arguments, "--out", tmp_path / "out").exception
+        assert isinstance(found, error)
+        assert text in str(found)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    found = call(run, "--target", "executorch", "--out", tmp_path / "mine", "--force").exception
+    assert "--force will not delete it" in str(found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+    assert command_line(["export", str(tmp_path / "no-run"), "--target", "executorch"]) == 1
+    assert "no-run" in capsys.readouterr().err
+
+
+def test_help_shows_examples() -> None:
+    assert "canet-mobile export --target executorch --zip" in call("--help").stdout
