@@ -8,29 +8,31 @@ Nothing is computed here: every figure stands in a record that compare_methods.p
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 HEADER = (
-    "| method | paper MFLOPs | of full | NDCG@10 / Recall@10, seen kept | seen excluded | epochs (best) | ended by |\n"
+    "| method | paper MFLOPs | of full | NDCG@10 / Recall@10, seen kept | seen excluded "
+    "| epochs (best) | ended by |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 INTRO = """# Results
 
-Leave-one-out, full catalogue, test users; chosen on validation. Costs are paper MFLOPs (2 × MACs) of the routes
-that argmax takes, the router included. One seed a row unless said; standard errors in the sentences are over users,
-not over seeds. A run that ended by `epochs` with its best epoch last had not converged: the time of two shared cores
-was the limit. Every row is a record in `benchmarks/results/`, made by
+Leave-one-out, full catalogue, test users; chosen on validation. Costs are paper MFLOPs (2 × MACs) of the
+routes that argmax takes, the router included. One seed a row unless said; standard errors in the sentences are
+over users, not over seeds. A run that ended by `epochs` with its best epoch last had not converged: the time of
+two shared cores was the limit. Every row is a record in `benchmarks/results/`, made by
 
     python benchmarks/compare_methods.py --data-root DIR
     python benchmarks/results_table.py
 
-where DIR holds the public data sets named in `benchmarks/experiments.toml`. What was not run is listed as not run.
+where DIR holds the public data sets named in `benchmarks/experiments.toml`. What was not run is listed as such.
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import random_canet, random_histories
 
 from canet_export import executorch as exporter
 from canet_export.executorch import ExportResult, _verify_constants, build_graphs, export_executorch
@@ -18,7 +19,6 @@ from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
-from conftest import random_canet, random_histories
 
 pytest.importorskip("executorch")
 ITEMS, LENGTH, K = 150, 10, 12

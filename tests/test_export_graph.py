@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import lively, random_canet, random_histories
 
 from canet_export.graph import (
     ConstantRouter,
@@ -19,7 +20,6 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet, SupernetConfig
-from conftest import lively, random_canet, random_histories
 
 ITEMS, LENGTH, K = 60, 9, 10
 SPACES = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from conftest import random_canet, random_histories
 
 from canet_export.graph import Slice
 from canet_export.integers import dequantized, fold_residuals, parameters, quantize, quantize_model
 from canet_mobile.model.space import RoutingSpace
-from conftest import random_canet, random_histories
 
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 

@@ -82,8 +82,8 @@ def steps(out: Path, settings: Sequence[str]) -> list[Step]:
 def demo(out: Path, settings: tuple[str, ...], force: bool) -> None:
     """Train, evaluate, export, check and replay on the data set that ships with the package.
 
-    Each step is a command you could type; it is printed before it runs. A step that is already done is kept, so
-    an interrupted demo goes on where it stopped. Needs the extra canet-mobile[executorch].
+    Each step is a command you could type; it is printed before it runs. A step that is already done is kept,
+    so an interrupted demo goes on where it stopped. Needs the extra canet-mobile[executorch].
 
     \b
     Examples:
@@ -140,7 +140,7 @@ def _summary(out: Path, seconds: float) -> str:
             "",
             f"  one package      {len(package['routes'])} routes and their router in {size:.1f} MB",
             f"  parity           {'passed' if parity['passed'] else 'FAILED'}",
-            f"  on this host     {latency['p50']:.2f} ms per user (p50), {latency['p99']:.2f} (p99), one thread",
+            f"  on this host     {latency['p50']:.2f} ms per user (p50), {latency['p99']:.2f} (p99)",
             "",
             "Open:",
             f"  {out / 'evaluation.json'}      accuracy beside its references; the tables above",

@@ -120,9 +120,7 @@ def training_windows(dataset: Dataset, length: int, *, last: int | None = None) 
     return Windows(dataset.items, starts, ends, length)
 
 
-def length_buckets(
-    sizes: Ints, batch: int, generator: np.random.Generator | None = None
-) -> Iterator[Ints]:
+def length_buckets(sizes: Ints, batch: int, generator: np.random.Generator | None = None) -> Iterator[Ints]:
     """Row numbers in batches of similar length, so that leading pads can be cut.
 
     Args:
