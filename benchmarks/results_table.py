@@ -7,6 +7,7 @@ Nothing is computed here: every figure stands in a record that compare_methods.p
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,10 @@ def short(data: str) -> str:
 
 def main() -> None:
     """Write both documents."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     sections = "".join(section(data) for data in EXPERIMENTS)
     (ROOT / "docs" / "results.md").write_text(INTRO + sections)
     readme = ROOT / "README.md"

@@ -38,12 +38,12 @@ def test_catalogue_loss_and_its_gradients_equal_autograd(rows: int, widths: list
     net = random_canet(items=70, length=6, space=SPACE, seed=seed).supernet
     states = [torch.randn(rows, w, requires_grad=True) for w in widths]
     targets = torch.randint(1, 71, (rows,))
-    chunk = losses.CHUNK_SCORES["cpu"]
-    losses.CHUNK_SCORES["cpu"] = 16 * 71  # several chunks
+    chunk, least = losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS
+    losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS = 16 * 71, 1  # several chunks
     try:
         found = catalogue_loss(net, states, targets)
     finally:
-        losses.CHUNK_SCORES["cpu"] = chunk
+        losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS = chunk, least
     expected = plain_loss(net, states, targets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     over = [net.classifier_weight, net.classifier_bias, *states]

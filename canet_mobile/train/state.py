@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from canet_mobile.errors import CanetError
 from canet_mobile.files import atomic_file, describe_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.checkpoint import (
@@ -76,10 +77,10 @@ class Store:
         save_weights(self.run.directory / name, canet or self.canet, self.header)
         self._point(role, name)
 
-    def trainer(self, state: LoopState, optimizer: torch.optim.Optimizer) -> None:
+    def trainer(self, state: LoopState, optimizer: torch.optim.Optimizer, processes: int) -> None:
         """Write what a resumed run needs besides the weights."""
         name = f"trainer-{state.step}.pt"
-        document = {"loop": asdict(state), "optimizer": optimizer.state_dict()}
+        document = {"loop": asdict(state), "optimizer": optimizer.state_dict(), "processes": processes}
         save_trainer_state(self.run.directory / name, document)
         self._point("trainer", name)
 
@@ -87,9 +88,21 @@ class Store:
         """Load weights into the model."""
         load_weights(self._path(role), self.canet, self.header)
 
-    def load_trainer(self) -> tuple[LoopState, dict[str, Any]]:
-        """The loop state and the optimizer's state dict."""
+    def load_trainer(self, processes: int) -> tuple[LoopState, dict[str, Any]]:
+        """The loop state and the optimizer's state dict.
+
+        Raises:
+            CanetError: the run was begun with another number of processes, which share an epoch differently.
+        """
         saved = load_trainer_state(self._path("trainer"))
+        if saved["processes"] != processes:
+            raise CanetError(
+                f"was begun with {saved['processes']} processes, not {processes}",
+                where=self.run.directory,
+                fix=f"resume it under torchrun --nproc-per-node {saved['processes']}"
+                if saved["processes"] > 1
+                else "resume it without torchrun",
+            )
         return LoopState(**saved["loop"]), saved["optimizer"]
 
     def forget_training(self) -> None:

@@ -170,7 +170,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
     store, state, optimizer_state = Store(run, canet, config), LoopState(), None
     if "trainer" in run.manifest["checkpoints"]:
         store.load("last")
-        state, optimizer_state = store.load_trainer()
+        state, optimizer_state = store.load_trainer(fabric.world_size)
     for module in (canet.supernet, canet.router):
         if module is not None:
             module.to(fabric.device)
@@ -240,7 +240,7 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
 def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> None:
     if session.writes:
         session.store.weights("last", session.state.step)
-        session.store.trainer(session.state, optimizer)
+        session.store.trainer(session.state, optimizer, session.fabric.world_size)
         session.store.commit(session.state, status)
     session.fabric.barrier()
 

@@ -97,7 +97,8 @@ def budget_warning(routing: dict[str, Any], config: TrainConfig) -> list[str]:
 def warnings_of(found: Validation, config: TrainConfig, easy: float | None) -> list[str]:
     """What a user should know about this epoch's routing; empty when all is well."""
     notes = []
-    if config.model == "canet" and found.largest_share > COLLAPSED_SHARE:
+    # Where the router is distilled, its histogram is what budget and escalate ask for.
+    if config.recipe == "paper" and config.model == "canet" and found.largest_share > COLLAPSED_SHARE:
         route = max(found.routes, key=lambda entry: found.routes[entry])
         notes.append(
             f"router collapse: {found.largest_share:.0%} of users take {route}; "

@@ -155,8 +155,8 @@ class BlockGraph(nn.Module):
         q = self.q(asked).view(queries, channels, HEADS).permute(2, 0, 1)
         k = self.k(x).view(time, channels, HEADS).permute(2, 1, 0)
         v = self.v(x).view(time, channels, HEADS).permute(2, 0, 1)
-        attention = torch.softmax(torch.bmm(q, k) * (1 / math.sqrt(channels)) + mask, -1)
-        mixed = torch.bmm(attention, v).permute(1, 2, 0).reshape(1, queries, self.hidden)
+        attention = torch._softmax(torch.bmm(q, k) * (1 / math.sqrt(channels)) + mask, -1, False)
+        mixed = torch.bmm(attention, v).permute(1, 2, 0).contiguous().view(1, queries, self.hidden)
         x = self.norm1(asked + self.out(mixed))
         return self.norm2(x + self.ffn2(F.gelu(self.ffn1(x))))
 
@@ -179,7 +179,7 @@ class _Graph(nn.Module):
     @staticmethod
     def pad_mask(seq: Tensor) -> Tensor:
         """[1, 1, T]: -1e4 on padding."""
-        return torch.where(seq > 0, 0.0, MASK_PAD).unsqueeze(1)
+        return (seq == 0).to(torch.float32).unsqueeze(1) * MASK_PAD
 
 
 class RouteGraph(_Graph):
