@@ -99,7 +99,7 @@ def compare_losses(size: Size, rounds: int, device: str) -> Found:
     losses: dict[str, Callable[[], Tensor]] = {
         "linear, cross_entropy": lambda: F.cross_entropy(net.scores(states), targets, reduction="sum"),
         "linear_cross_entropy": partial(chunked, states, weight, targets),
-        "catalogue_loss": partial(catalogue_loss, net, [states], targets),
+        "catalogue_loss": partial(catalogue_loss, net, states, targets),
     }
 
     def run(name: str, seed: int) -> None:

@@ -27,14 +27,16 @@ class _CatalogueLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, targets: Tensor, *states: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor, targets: Tensor, *states: Tensor
+    ) -> tuple[Tensor, Tensor]:
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         low_states = [state.to(dtype) for state in states]
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         grad_states = [torch.empty_like(state) for state in states]
-        total = torch.zeros((), dtype=torch.float64, device=weight.device)
+        totals = torch.zeros(len(states), dtype=torch.float64, device=weight.device)
         rows = min(len(targets), max(LEAST_ROWS, CHUNK_SCORES[device] // len(weight)))
         # Fresh memory for every chunk would cost a fifth of the time in page faults.
         raw = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
@@ -61,39 +63,54 @@ class _CatalogueLoss(torch.autograd.Function):
             part = slice(start, start + rows)
             target = targets[part, None]
             scores = log_softmax(0, part)
-            total -= scores.gather(1, target).sum()
+            totals[0] -= scores.gather(1, target).sum()
             teacher = scores.exp_()
             for n in range(1, len(states)):
                 scores = log_softmax(n, part)
-                total -= (1 - DISTIL) * scores.gather(1, target).sum()
-                total -= DISTIL * torch.dot(teacher.view(-1), scores.view(-1))
+                totals[n] -= (1 - DISTIL) * scores.gather(1, target).sum()
+                totals[n] -= DISTIL * torch.dot(teacher.view(-1), scores.view(-1))
                 grad = scores.exp_().sub_(teacher, alpha=DISTIL)
                 backward(n, part, grad.scatter_add_(1, target, grad.new_full(target.shape, DISTIL - 1)))
             # The students are done with the teacher's probabilities, so its gradient may overwrite them.
             backward(0, part, teacher.scatter_add_(1, target, teacher.new_full(target.shape, -1.0)))
         ctx.save_for_backward(grad_weight, grad_bias, *grad_states)
-        return total.float()
+        parts = totals.float()
+        ctx.mark_non_differentiable(parts)
+        return totals.sum().float(), parts
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_weight, grad_bias, *grad_states = ctx.saved_tensors
         return grad_weight * grad, grad_bias * grad, None, *(g * grad for g in grad_states)
 
 
-def catalogue_loss(net: Supernet, states: Sequence[Tensor], targets: Tensor) -> Tensor:
+def catalogue_loss(net: Supernet, states: Tensor, targets: Tensor) -> Tensor:
     """L_SR (Eq. 7): cross-entropy over the full catalogue, summed over rows.
-
-    With more than one set of states the first is the teacher: the others get half cross-entropy, half
-    distillation from its scores (in-place distillation of the sandwich rule). The teacher's scores are
-    constants for its students.
 
     Args:
         net: the supernet, whose classifier scores the states.
-        states: one [N, h] per submodel, h any prefix of the hidden width.
+        states: [N, h], h any prefix of the hidden width.
         targets: item ids [N] int64.
 
     Returns:
         Scalar float32; divide by N for the mean.
+    """
+    return sandwich_loss(net, [states], targets)[0]
+
+
+def sandwich_loss(net: Supernet, states: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the first submodel, the teacher; half of it and half distillation for the others.
+
+    In-place distillation (the sandwich rule of slimmable networks): students learn from the teacher's scores
+    of the same step, which are constants for them.
+
+    Args:
+        net: the supernet, whose classifier scores the states.
+        states: one [N, h] per submodel.
+        targets: item ids [N] int64.
+
+    Returns:
+        The sum over rows and submodels, a scalar, and its parts [submodels] without gradients; float32.
     """
     return _CatalogueLoss.apply(net.classifier_weight, net.classifier_bias, targets, *states)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import sample_routes
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.losses import catalogue_loss, easy_users, guide_loss, uniform_loss
+from canet_mobile.train.losses import catalogue_loss, easy_users, guide_loss, sandwich_loss, uniform_loss
 
 Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
@@ -21,7 +21,7 @@ def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Pa
     """A plain SASRec: full-catalogue cross-entropy at every real position."""
     net, real = canet.supernet, seq > 0
     states = net.sliced(seq, net.config.space.largest)[real]
-    return {"loss": catalogue_loss(net, [states], targets[real]) / len(states)}
+    return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
 
 
 def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
@@ -30,7 +30,11 @@ def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) ->
     space = net.config.space
     drawn = space.routes[int(torch.randint(len(space), ()))]
     states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
-    return {"loss": catalogue_loss(net, states, targets[real]) / (2 * len(states[0]))}
+    count = len(states[0])
+    loss, (largest, smallest, random) = sandwich_loss(net, states, targets[real])
+    # Halved: the three terms weigh about as much as one cross-entropy, so one learning rate fits all recipes.
+    parts = {"largest": largest / count, "smallest": smallest / count, "random": random / count}
+    return {"loss": loss / (2 * count), **parts}
 
 
 def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
@@ -44,7 +48,7 @@ def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Par
     loss = torch.zeros((), device=seq.device)
     for picked, states, _ in net.grouped(seq, routes.to(seq.device)):
         keep = real[picked]
-        loss = loss + catalogue_loss(net, [states[keep]], targets[picked][keep])
+        loss = loss + catalogue_loss(net, states[keep], targets[picked][keep])
     return {"loss": loss / real.sum()}
 
 
@@ -56,7 +60,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Pa
     logits = router(seq, net.item_table).float()
     alpha = sample_routes(logits, config.tau)
     states = net.masked(seq, alpha)[real]
-    recommend = catalogue_loss(net, [states], targets[real]) / len(states)
+    recommend = catalogue_loss(net, states, targets[real]) / len(states)
     uniform, guide = uniform_loss(logits), guide_loss(logits, easy, net.config.space)
     return {
         "loss": recommend + config.lambda_uniform * uniform + config.lambda_guide * guide,
