@@ -45,6 +45,12 @@ class Block(nn.Module):
         self.ffn2_weight, self.ffn2_bias = weight(width, FFN * width), zeros(width)
         self.norm1_weight, self.norm1_bias = nn.Parameter(torch.ones(width)), zeros(width)
         self.norm2_weight, self.norm2_bias = nn.Parameter(torch.ones(width)), zeros(width)
+        # Values and output start as the identity: attention begins as a mean of the history's own embeddings,
+        # a useful signal from the first step, where random projections are noise that the residual weight
+        # learns to shut out.
+        with torch.no_grad():
+            self.qkv_weight[2] = torch.eye(width)
+            self.out_weight.copy_(torch.eye(width))
         self.residual1 = nn.Parameter(torch.tensor(residual))
         self.residual2 = nn.Parameter(torch.tensor(residual))
 
