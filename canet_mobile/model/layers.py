@@ -27,10 +27,13 @@ class Block(nn.Module):
     """Weights of one block {4-head attention, FFN}, post-LN with learnable residual (paper Eq. 1).
 
     Shapes, for width H: qkv_weight [3, H, H], qkv_bias [3, H], out_weight [H, H], ffn1_weight [4H, H],
-    ffn2_weight [H, 4H], norms [H], residual1/residual2 scalars.
+    ffn2_weight [H, 4H], norms [H], residual1/residual2 scalars, which start at ``residual``.
+
+    With ``identity`` the value and output projections start as the identity: attention begins as a mean of the
+    history's own embeddings, a useful signal, where random projections are noise that λ learns to shut out.
     """
 
-    def __init__(self, width: int, residual: float = 0.0) -> None:
+    def __init__(self, width: int, residual: float = 0.0, *, identity: bool = False) -> None:
         super().__init__()
 
         def weight(*shape: int) -> nn.Parameter:
@@ -45,12 +48,10 @@ class Block(nn.Module):
         self.ffn2_weight, self.ffn2_bias = weight(width, FFN * width), zeros(width)
         self.norm1_weight, self.norm1_bias = nn.Parameter(torch.ones(width)), zeros(width)
         self.norm2_weight, self.norm2_bias = nn.Parameter(torch.ones(width)), zeros(width)
-        # Values and output start as the identity: attention begins as a mean of the history's own embeddings,
-        # a useful signal from the first step, where random projections are noise that the residual weight
-        # learns to shut out.
-        with torch.no_grad():
-            self.qkv_weight[2] = torch.eye(width)
-            self.out_weight.copy_(torch.eye(width))
+        if identity:
+            with torch.no_grad():
+                self.qkv_weight[2] = torch.eye(width)
+                self.out_weight.copy_(torch.eye(width))
         self.residual1 = nn.Parameter(torch.tensor(residual))
         self.residual2 = nn.Parameter(torch.tensor(residual))
 

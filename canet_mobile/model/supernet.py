@@ -30,7 +30,8 @@ class SupernetConfig:
         in_projection: map embedding to hidden width. A plain SASRec (one route, equal widths) has none.
         tied: score with the item table instead of a classifier of its own, as SASRec's authors do; the
             widest embedding must equal the widest hidden.
-        residual: the learnable residual weight λ at the start.
+        residual: the learnable residual weight λ at the start; unless it is 0, attention starts as a mean of
+            the history (identity value and output projections).
     """
 
     items: int
@@ -59,7 +60,7 @@ class Supernet(nn.Module):
         if config.in_projection:
             self.in_weight = nn.Parameter(torch.randn(hidden, embedding) / math.sqrt(embedding))
             self.in_bias = nn.Parameter(torch.zeros(hidden))
-        self.blocks = nn.ModuleList(Block(hidden, config.residual) for _ in range(widest.depth))
+        self.blocks = nn.ModuleList(Block(hidden, config.residual, identity=config.residual != 0) for _ in range(widest.depth))
         if config.tied:
             if embedding != hidden:
                 raise UsageError(
