@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def staged_directory(out: Path, *, force: bool) -> Iterator[Path]:
     """
     refuse_existing(out, force=force)
     with disk_errors(out):
+        made = [folder for folder in out.parents if not folder.exists()]
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         retired = stage.with_name(stage.name + ".old")
@@ -128,6 +129,9 @@ def staged_directory(out: Path, *, force: bool) -> Iterator[Path]:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
             shutil.rmtree(retired, ignore_errors=True)
+            for folder in made if not out.exists() else ():
+                with suppress(OSError):  # something else may stand in it by now
+                    folder.rmdir()
 
 
 def describe_files(directory: Path, names: list[str]) -> list[dict[str, Any]]:

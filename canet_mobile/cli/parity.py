@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +62,11 @@ def parity(
     """
     from rich.console import Console
 
+    from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
-    from canet_mobile.files import write_json
     from canet_mobile.replay.parity import open_for_parity, require
     from canet_mobile.replay.parity import parity as run_parity
     from canet_mobile.replay.reference import find_checkpoint, find_dataset
-    from canet_mobile.schema import validate
 
     opened = open_for_parity(package)
     for warning in opened.warnings:
@@ -88,14 +86,7 @@ def parity(
             rows_per_route=rows_per_route,
             progress=lambda stage: status.update(f"checking {stage}"),
         )
-    validate(report, "parity", where="the report")
-    if out is not None:
-        write_json(out, report)
-        click.echo(f"wrote {out}", err=True)
-    if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        _print(report)
+    emit(report, "parity", out=out, as_json=as_json, text=_print)
     require(report, opened.source)
 
 

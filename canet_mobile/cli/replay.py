@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,12 @@ def replay(
     from rich.console import Console
     from rich.progress import Progress
 
+    from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
-    from canet_mobile.files import write_json
     from canet_mobile.replay.device import require_built
     from canet_mobile.replay.package import open_package
     from canet_mobile.replay.reference import find_checkpoint, find_dataset
     from canet_mobile.replay.replay import replay as run_replay
-    from canet_mobile.schema import validate
 
     require_built(device)
     opened = open_package(package)
@@ -91,14 +89,7 @@ def replay(
         "users": len(queries),
         "of": dataset.num_histories,
     }
-    validate(report, "replay", where="the report")
-    if out is not None:
-        write_json(out, report)
-        click.echo(f"wrote {out}", err=True)
-    if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        _print(report)
+    emit(report, "replay", out=out, as_json=as_json, text=_print)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ class Block(nn.Module):
     Shapes, for width H: qkv_weight [3, H, H], qkv_bias [3, H], out_weight [H, H], ffn1_weight [4H, H],
     ffn2_weight [H, 4H], norms [H], residual1/residual2 scalars, which start at ``residual``.
 
-    With ``identity`` the value and output projections start as the identity: attention begins as a mean of the
-    history's own embeddings, a useful signal, where random projections are noise that λ learns to shut out.
+    With ``identity`` the value and output projections start as the identity: attention begins as a mean of
+    the history's own embeddings, a signal, where random projections are noise that λ learns to shut out.
     """
 
     def __init__(self, width: int, residual: float = 0.0, *, identity: bool = False) -> None:

@@ -60,7 +60,9 @@ class Supernet(nn.Module):
         if config.in_projection:
             self.in_weight = nn.Parameter(torch.randn(hidden, embedding) / math.sqrt(embedding))
             self.in_bias = nn.Parameter(torch.zeros(hidden))
-        self.blocks = nn.ModuleList(Block(hidden, config.residual, identity=config.residual != 0) for _ in range(widest.depth))
+        self.blocks = nn.ModuleList(
+            Block(hidden, config.residual, identity=config.residual != 0) for _ in range(widest.depth)
+        )
         if config.tied:
             if embedding != hidden:
                 raise UsageError(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.machine import quiet
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
@@ -40,19 +39,6 @@ ERRORS = {
 
 
 @contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Hide what the toolkit logs at import about accelerators that are not here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Hide what the runtime's C++ prints while it looks at the processor."""
     sys.stderr.flush()
@@ -76,7 +62,7 @@ def open_executorch(package: Package, threads: int) -> Device:
         RuntimeFailure: the program does not load, or lacks a method that the manifest names.
     """
     try:
-        with _quiet_import():
+        with quiet():
             import executorch.extension.pybindings.portable_lib as portable
             import executorch.kernels.quantized  # noqa: F401  registers the int8 embedding of int8 packages
             import torch

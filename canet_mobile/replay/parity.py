@@ -18,13 +18,14 @@ import numpy as np
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
 from canet_mobile.files import MANIFEST
+from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_routes, check_users
 from canet_mobile.replay.compare import Check, Failure
 from canet_mobile.replay.device import RuntimeFailure, open_device
-from canet_mobile.replay.machine import describe_machine, report_head
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import as_exported
+from canet_mobile.replay.report import report_head
 from canet_mobile.replay.weights import check_weights
 
 SHOWN = 20  # failures spelled out in the error

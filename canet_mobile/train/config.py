@@ -37,8 +37,8 @@ class TrainConfig:
         epochs: at most; the learning rate's cosine ends here.
         lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
         tied: score with the item table itself; stronger on sparse data, where a second table overfits.
-        residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any other
-            value also starts attention as a mean of the history.
+        residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any
+            other value also starts attention as a mean of the history.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or

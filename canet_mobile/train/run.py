@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +24,7 @@ from canet_mobile import __version__
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import CanetError
 from canet_mobile.files import MANIFEST, atomic_file, read_json, refuse_existing, verify_files, write_json
+from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.schema import validate
 from canet_mobile.train.checkpoint import build_model, identity, load_weights
@@ -84,26 +84,9 @@ class Run:
 
 
 def machine() -> dict[str, Any]:
-    """What a measurement was made on."""
+    """What a training ran on: the machine, PyTorch, its threads and the GPU, if any."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return {**describe_machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def new_run(directory: Path, config: TrainConfig, dataset: Dataset, *, force: bool) -> Run:

@@ -25,9 +25,10 @@ from canet_export.graph import (
     Weights,
 )
 from canet_export.integers import INT8_MAX, IntegerModel, Quantized, dequantized, fold_residuals
-from canet_export.lowering import fast_lowering, quiet
+from canet_export.lowering import fast_lowering
 from canet_export.sizes import Sizes, constants, measure, tensor_bytes
 from canet_mobile.errors import CanetError
+from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
@@ -95,16 +94,3 @@ def fast_lowering() -> Iterator[None]:
             except (AttributeError, ImportError, TypeError):
                 logging.getLogger(__name__).debug("%s does not fit this toolkit", speed_up.__name__)
         yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what the toolkits log about accelerators that are not here and interfaces of their own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

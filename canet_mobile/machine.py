@@ -1,16 +1,16 @@
-"""What a measurement ran on, and how much memory it took."""
+"""What a measurement ran on, how much memory it took, and how to keep toolkits quiet meanwhile."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
-from datetime import datetime, timezone
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from canet_mobile import __version__
-from canet_mobile.replay.package import Package
 
 
 def cpu_model() -> str:
@@ -36,33 +36,6 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_package(package: Package) -> dict[str, Any]:
-    """What a report says about the package it is about."""
-    manifest = package.manifest
-    return {
-        "name": package.name,
-        "path": str(package.source),
-        "sha256": package.sha256,
-        "target": manifest["target"],
-        "quantization": package.quantization,
-        "seen": manifest["seen"],
-        "k": package.k,
-        "dataset_hash": manifest["dataset"]["content_hash"],
-        "checkpoint_sha256": manifest["checkpoint"]["sha256"],
-    }
-
-
-def report_head(kind: str, package: Package) -> dict[str, Any]:
-    """The fields every report begins with."""
-    return {
-        "schema_version": 1,
-        "kind": kind,
-        "created_by": f"canet-mobile {__version__}",
-        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "package": describe_package(package),
-    }
-
-
 def resident_bytes() -> int | None:
     """Resident memory of this process now; None where the system does not tell."""
     try:
@@ -80,3 +53,16 @@ def peak_resident_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what vendor toolkits log about accelerators that are not here and interfaces of their own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
