@@ -139,6 +139,14 @@ def test_routing_is_argmax_lowest_id_on_ties_and_independent_of_the_batch(canet)
     assert canet.route(seq).tolist() == [5] * 20
 
 
+def test_the_last_position_alone_equals_the_whole_pass(canet) -> None:
+    seq = random_histories(6, 300, 12)
+    for route in canet.space:
+        with torch.no_grad():
+            whole, alone = canet.supernet.sliced(seq, route)[:, -1], canet.supernet.last_states(seq, route)
+        torch.testing.assert_close(alone, whole, atol=1e-6, rtol=1e-5)
+
+
 def test_scores_do_not_depend_on_the_other_rows(canet) -> None:
     seq = random_histories(8, 300, 12)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,10 +127,16 @@ def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path: Path) ->
     assert_same(load_model(find_run(tmp_path / "whole")), load_model(find_run(tmp_path / "killed")))
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     make_dataset(tmp_path / "small")
     settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in SMALL.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     done = subprocess.run(
         [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
          "--set=recipe=paper", *settings],

@@ -143,7 +143,7 @@ def rank_targets(
     for route_id in np.unique(chosen):
         route = supernet.config.space.routes[route_id]
         for rows, inputs in _batches(supernet, queries, np.flatnonzero(chosen == route_id)):
-            states = supernet.sliced(inputs, route)[:, -1]
+            states = supernet.last_states(inputs, route)
             found = _rank_states(supernet, states, queries, rows)
             ranks.keep[rows], ranks.exclude[rows] = found.keep, found.exclude
             if progress is not None:

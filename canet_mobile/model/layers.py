@@ -94,19 +94,35 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float | None) -> Tensor:
-    """Attention over head-major channels: q, k, v [B, T, H] -> [B, T, H], head-major."""
-    batch, length, width = q.shape
-    q, k, v = (t.view(batch, length, HEADS, width // HEADS).transpose(1, 2) for t in (q, k, v))
+    """Attention over head-major channels: q [B, Q, H], k and v [B, T, H] -> [B, Q, H], head-major."""
+    q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
-    return mixed.transpose(1, 2).reshape(batch, length, width)
+    return mixed.transpose(1, 2).flatten(-2)
 
 
-def block_sliced(block: Block, x: Tensor, bias: Tensor, hidden: int, p: float, training: bool) -> Tensor:
-    """The block as its submodel of width ``hidden``: x [B, T, hidden] -> the same shape."""
+def block_sliced(
+    block: Block,
+    x: Tensor,
+    bias: Tensor,
+    hidden: int,
+    p: float,
+    training: bool,
+    *,
+    last: bool = False,
+) -> Tensor:
+    """The block as its submodel of width ``hidden``: x [B, T, hidden] -> the same shape.
+
+    With ``last`` only the last position is computed (it still attends to all): [B, 1, hidden].
+    """
     h, inner = hidden, FFN * hidden
     qkv_weight = head_major(block.qkv_weight[:, :h, :h], 1).flatten(0, 1)
     qkv_bias = head_major(block.qkv_bias[:, :h], 1).flatten()
-    q, k, v = F.linear(x, qkv_weight, qkv_bias).chunk(3, -1)
+    if last:
+        k, v = F.linear(x, qkv_weight[h:], qkv_bias[h:]).chunk(2, -1)
+        x, bias = x[:, -1:], bias[:, :, -1:]
+        q = F.linear(x, qkv_weight[:h], qkv_bias[:h])
+    else:
+        q, k, v = F.linear(x, qkv_weight, qkv_bias).chunk(3, -1)
     mixed = attend(q, k, v, bias, None)
     out = F.linear(mixed, head_major(block.out_weight[:h, :h], 1), block.out_bias[:h])
     x = x + block.residual1 * dropout(out, p, training)

@@ -90,9 +90,9 @@ class Supernet(nn.Module):
         x = F.embedding(seq, table) + self.positions[-seq.shape[1] :, :embedding]
         return dropout(x, self.config.dropout, self.training)
 
-    def _block(self, depth: int, x: Tensor, bias: Tensor, hidden: int) -> Tensor:
+    def _block(self, depth: int, x: Tensor, bias: Tensor, hidden: int, *, last: bool = False) -> Tensor:
         block: Block = self.blocks[depth]  # type: ignore[assignment]
-        return block_sliced(block, x, bias, hidden, self.config.dropout, self.training)
+        return block_sliced(block, x, bias, hidden, self.config.dropout, self.training, last=last)
 
     def sliced(self, seq: Tensor, route: Route) -> Tensor:
         """States of one submodel at its true size.
@@ -105,6 +105,17 @@ class Supernet(nn.Module):
             [B, T, route.hidden] float.
         """
         return self.sliced_depths(seq, route.embedding, route.hidden, (route.depth,))[0]
+
+    def last_states(self, seq: Tensor, route: Route) -> Tensor:
+        """States of one submodel at the last position alone, [B, route.hidden]: all that ranking needs.
+
+        Equals ``sliced(seq, route)[:, -1]``; the last block computes one position, as in the exported graphs.
+        """
+        x = self._project(self._embed(seq, route.embedding), route.hidden)
+        bias = attention_bias(seq)
+        for depth in range(route.depth):
+            x = self._block(depth, x, bias, route.hidden, last=depth + 1 == route.depth)
+        return x[:, -1]
 
     def sliced_depths(
         self, seq: Tensor, embedding: int, hidden: int, depths: tuple[int, ...]

@@ -157,6 +157,6 @@ def easy_users(net: Supernet, seq: Tensor, targets: Tensor, k: int) -> Tensor:
     """
     training = net.training
     net.eval()
-    scores = net.scores(net.sliced(seq, net.config.space.smallest)[:, -1])
+    scores = net.scores(net.last_states(seq, net.config.space.smallest))
     net.train(training)
     return (scores > scores.gather(1, targets[:, -1:])).sum(1) < k

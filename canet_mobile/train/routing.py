@@ -49,7 +49,7 @@ def user_entropies(net: Supernet, queries: HeldOut) -> Tensor:
     out = torch.empty(len(queries))
     for rows in _rows(queries, net.config.length):
         seq = _inputs(queries, rows, net)
-        out[rows] = entropies(net, net.sliced(seq, net.config.space.smallest)[:, -1]).cpu()
+        out[rows] = entropies(net, net.last_states(seq, net.config.space.smallest)).cpu()
     return out
 
 
