@@ -224,3 +224,12 @@ def test_a_plain_sasrec_has_no_in_projection() -> None:
     net = Supernet(SupernetConfig(40, 6, RoutingSpace((8,), (8,), (2,)), in_projection=False)).eval()
     assert not any(name.startswith("in_") for name, _ in net.named_parameters())
     assert net.sliced(random_histories(2, 40, 6), net.config.space.smallest).shape == (2, 6, 8)
+
+
+def test_a_tied_classifier_is_the_item_table() -> None:
+    sizes = {"items": 40, "length": 6, "space": RoutingSpace((8, 16), (8, 16), (1,))}
+    tied, own = (Supernet(SupernetConfig(**sizes, tied=t)) for t in (True, False))
+    assert tied.classifier_weight is tied.item_table
+    assert sum(p.numel() for p in own.parameters()) - sum(p.numel() for p in tied.parameters()) == 41 * 16
+    with pytest.raises(UsageError, match="equal widths"):
+        Supernet(SupernetConfig(40, 6, RoutingSpace((8,), (16,), (1,)), tied=True))

@@ -136,7 +136,13 @@ def free_port() -> int:
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     make_dataset(tmp_path / "small")
     settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in SMALL.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={free_port()}",
+    ]
     done = subprocess.run(
         [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
          "--set=recipe=paper", *settings],

@@ -55,21 +55,24 @@ class Supernet(nn.Module):
         self.config = config
         widest = config.space.largest
         embedding, hidden = widest.embedding, widest.hidden
+        if config.tied and embedding != hidden:
+            raise UsageError(
+                f"a tied classifier needs equal widths, not embedding {embedding} and hidden {hidden}",
+                fix="--set tied=false",
+            )
         self.item_table = nn.Parameter(torch.randn(config.items + 1, embedding) * 0.02)
         self.positions = nn.Parameter(torch.randn(config.length, embedding) * 0.02)
         if config.in_projection:
-            self.in_weight = nn.Parameter(torch.randn(hidden, embedding) / math.sqrt(embedding))
+            # Tied, states must come back to the items' own coordinates, so they start there.
+            start = (
+                torch.eye(hidden) if config.tied else torch.randn(hidden, embedding) / math.sqrt(embedding)
+            )
+            self.in_weight = nn.Parameter(start)
             self.in_bias = nn.Parameter(torch.zeros(hidden))
         self.blocks = nn.ModuleList(
             Block(hidden, config.residual, identity=config.residual != 0) for _ in range(widest.depth)
         )
-        if config.tied:
-            if embedding != hidden:
-                raise UsageError(
-                    f"a tied classifier needs equal widths, not embedding {embedding} and hidden {hidden}",
-                    fix="--set tied=false",
-                )
-        else:
+        if not config.tied:
             self.own_classifier = nn.Parameter(torch.randn(config.items + 1, hidden) * 0.02)
         self.classifier_bias = nn.Parameter(torch.zeros(config.items + 1))
         with torch.no_grad():
