@@ -22,7 +22,7 @@ import torch
 
 from canet_export.executorch import export_executorch
 from canet_export.integers import dequantized, quantize_model
-from canet_export.lowering import quiet
+from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace

@@ -207,6 +207,6 @@ def test_force_does_not_delete_strangers(tmp_path: Path) -> None:
 
 def test_output_inside_a_file(tmp_path: Path) -> None:
     source = text(HEADER + GOOD)(tmp_path)
-    with pytest.raises(CanetError, match=r"log\.csv is a file"):
+    with pytest.raises(CanetError, match=r"log\.csv: is a file"):
         import_log(source, source / "deep" / "out")
     assert source.read_text() == HEADER + GOOD

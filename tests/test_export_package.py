@@ -129,7 +129,7 @@ def test_a_package_that_fails_its_check_is_not_left_behind(
     )  # fmt: skip
     assert isinstance(result.exception, ParityError)
     assert "e8_h8_d1" in str(result.exception)
-    assert not list((tmp_path / "packages").iterdir())
+    assert not (tmp_path / "packages").exists()
 
 
 def test_wrong_usage_is_refused_before_any_work(

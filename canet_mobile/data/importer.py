@@ -104,9 +104,6 @@ def import_log(
         CanetError: the source cannot be read as asked, nothing is left of it, or ``out`` cannot be written.
     """
     refuse_existing(out, force=force)
-    in_the_way = next((parent for parent in out.parents if parent.exists() and not parent.is_dir()), None)
-    if in_the_way is not None:
-        raise CanetError(f"{in_the_way} is a file, not a folder", where=out, fix="choose another --out")
     with disk_errors(out), tempfile.TemporaryDirectory(prefix="canet-import-") as scratch:
         progress(f"opening {path}")
         source = open_source(path, Path(scratch), format=options.format, header=options.header)
