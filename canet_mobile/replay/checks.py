@@ -144,7 +144,7 @@ def check_routes(
                 cases,
                 mean,
                 limits.overlap,
-                f"mean top-{TOP} overlap",
+                f"mean top-{TOP} overlap {mean:.3f}, at least {limits.overlap}",
                 () if passed else (failure,),
             )
         )
