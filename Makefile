@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test lint format clean
 
 # One environment serves the demo and the tests; it is made again when what it holds changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -19,9 +19,6 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest
-
-test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
