@@ -27,6 +27,7 @@ from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import RECIPES, TrainConfig, build_config, presets
 from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, Silent, learning_rate, resume, train
+from canet_mobile.train.validate import budget_warning
 
 SMALL = dict(
     embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3,
@@ -310,10 +311,23 @@ def test_the_budget_bounds_the_average_cost(dataset: Dataset, monkeypatch: pytes
         ladder, route_ids = routing.choose_ladder(net, config, queries, scores)
         full = routing.sasrec_paper_mflops(dataset.num_items, 8, 16, 2)
         one_user = full / len(queries)
-        assert ladder.mflops <= budget * full + one_user
+        assert ladder.mflops <= budget * full + one_user and ladder.budget_met
         assert set(route_ids) == {ladder.small, ladder.large}
         least_certain = scores.numpy()[route_ids == ladder.large].min()
         assert least_certain > scores.numpy()[route_ids == ladder.small].max()
+
+
+def test_a_budget_below_the_smallest_route_is_said_to_be_missed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(small(epochs=1, budget=0.01), dataset, tmp_path / "run")
+    assert run.manifest["routing"]["budget_met"] is False
+    assert run.manifest["routing"]["escalated_share"] == routing.LEAST_ESCALATED
+    (warning,) = budget_warning(run.manifest["routing"], run.config)
+    assert "cannot be met" in warning and "--set" in warning
+    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
+    run = train(small(epochs=1, budget=0.9), dataset, tmp_path / "enough")
+    assert budget_warning(run.manifest["routing"], run.config) == []
 
 
 def test_auto_excludes_seen_items_only_where_people_do_not_come_back(

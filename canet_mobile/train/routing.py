@@ -71,6 +71,7 @@ class Ladder:
         share: share of users escalated to ``large``.
         ndcg10: mean validation NDCG@10 of the users each to their route.
         mflops: average paper MFLOPs, router included.
+        budget_met: whether the budget leaves room for the least share of escalated users.
     """
 
     small: int
@@ -78,6 +79,7 @@ class Ladder:
     share: float
     ndcg10: float
     mflops: float
+    budget_met: bool
 
 
 def average_mflops(config: TrainConfig, items: int, route_ids: np.ndarray[Any, Any]) -> float:
@@ -129,7 +131,7 @@ def choose_ladder(
     route_ids = np.where(scores.numpy() > threshold(scores, share), large, small)
     routed = np.where(route_ids == large, gains[large], gains[small])
     spent = average_mflops(config, items, route_ids)
-    return Ladder(small, large, share, float(routed.mean()), spent), route_ids
+    return Ladder(small, large, share, float(routed.mean()), spent, affordable >= LEAST_ESCALATED), route_ids
 
 
 def _gain(net: Supernet, config: TrainConfig, queries: HeldOut, route_id: int) -> np.ndarray[Any, Any]:
@@ -197,7 +199,7 @@ def fit_router(
         "small": space.routes[ladder.small].entry,
         "large": space.routes[ladder.large].entry,
         "escalated_share": ladder.share,
-        "budget_met": ladder.mflops <= config.budget * full_mflops(config, net.config.items),
+        "budget_met": ladder.budget_met,
         "correlation_with_entropy": float(torch.corrcoef(torch.stack([scores, truth]))[0, 1]),
     }
     return Canet(net, fitted).eval(), summary
