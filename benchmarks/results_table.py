@@ -33,6 +33,10 @@ two shared cores was the limit. Every row is a record in `benchmarks/results/`, 
     python benchmarks/compare_methods.py --data-root DIR
     python benchmarks/results_table.py
 
+The sandwich epochs of these records were chosen before the ladder of routes was picked by routed validation; the
+router and evaluation of a record whose `routing` has the new rule were made again on the same weights (s3rec-beauty's
+were not).
+
 where DIR holds the public data sets named in `benchmarks/experiments.toml`. What was not run is listed as such.
 """
 

@@ -99,11 +99,11 @@ def full_mflops(config: TrainConfig, items: int) -> float:
 def choose_ladder(
     net: Supernet, config: TrainConfig, queries: HeldOut, scores: Tensor
 ) -> tuple[Ladder, np.ndarray[Any, Any]]:
-    """Pick the large route and the share of users it gets.
+    """Pick the large route and the share of users it gets, by routed validation NDCG@10 within the budget.
 
-    The large route is the cheapest whose NDCG@10 lies within one standard error (of the paired difference)
-    of the best among the routes with the widest embedding, which costs next to nothing. The share is
-    ``config.escalate``, or less if the budget asks for it.
+    Every route with the widest embedding (which costs next to nothing) is tried with the share of users that
+    the budget leaves for it, ``config.escalate`` at most. Taken is the cheapest ladder whose NDCG@10 lies
+    within one standard error (of the paired difference) of the best ladder's.
 
     Args:
         net: the supernet in eval mode.
@@ -116,22 +116,25 @@ def choose_ladder(
     """
     space, items = config.space, net.config.items
     small = space.id_of(space.smallest)
-    candidates = [i for i, r in enumerate(space) if r.embedding == space.largest.embedding or i == small]
-    gains = {i: _gain(net, config, queries, i) for i in candidates}
-    best = max(candidates, key=lambda i: gains[i].mean())
-    costs = {i: paper_mflops(items, config.length, space.routes[i]) for i in candidates}
-    good = [
-        i for i in candidates if (gains[best] - gains[i]).mean() <= standard_error(gains[best] - gains[i])
-    ]
-    # Where nothing is better than the smallest, the largest stands in all the same.
-    large = min((i for i in good if i != small), key=lambda i: costs[i], default=space.id_of(space.largest))
+    costs = [paper_mflops(items, config.length, route) for route in space]
     allowed = config.budget * full_mflops(config, items) - router_paper_mflops(config.length, len(space))
-    affordable = (allowed - costs[small]) / (costs[large] - costs[small])
-    share = float(np.clip(affordable, LEAST_ESCALATED, config.escalate))
-    route_ids = np.where(scores.numpy() > threshold(scores, share), large, small)
-    routed = np.where(route_ids == large, gains[large], gains[small])
-    spent = average_mflops(config, items, route_ids)
-    return Ladder(small, large, share, float(routed.mean()), spent, affordable >= LEAST_ESCALATED), route_ids
+    kept = _gain(net, config, queries, small)
+    tried: list[tuple[Ladder, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    for large, route in enumerate(space):
+        if route.embedding != space.largest.embedding or large == small:
+            continue
+        affordable = (allowed - costs[small]) / (costs[large] - costs[small])
+        share = float(np.clip(affordable, LEAST_ESCALATED, config.escalate))
+        up = scores.numpy() > threshold(scores, share)
+        routed, route_ids = np.where(up, _gain(net, config, queries, large), kept), np.where(up, large, small)
+        spent, met = average_mflops(config, items, route_ids), affordable >= LEAST_ESCALATED
+        tried.append((Ladder(small, large, share, float(routed.mean()), spent, met), route_ids, routed))
+    if any(ladder.budget_met for ladder, _, _ in tried):
+        tried = [row for row in tried if row[0].budget_met]
+    best = max(tried, key=lambda row: row[0].ndcg10)[2]
+    good = [row for row in tried if (best - row[2]).mean() <= standard_error(best - row[2])]
+    ladder, route_ids, _ = min(good, key=lambda row: row[0].mflops)
+    return ladder, route_ids
 
 
 def _gain(net: Supernet, config: TrainConfig, queries: HeldOut, route_id: int) -> np.ndarray[Any, Any]:
