@@ -7,20 +7,15 @@ from typing import Any
 
 import click
 
+from canet_mobile.cli.options import data_option, json_option, out_option, run_option
+
 VERDICTS = {True: "ok", False: "FAILED", None: "undecided"}
 
 
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
-@click.option(
-    "--run",
-    "run_path",
-    type=click.Path(path_type=Path),
-    help="Run it was exported from [default: found in runs/].",
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder [default: the one the package names]."
-)
+@run_option
+@data_option
 @click.option(
     "--users",
     type=click.IntRange(min=1),
@@ -35,8 +30,8 @@ VERDICTS = {True: "ok", False: "FAILED", None: "undecided"}
     show_default=True,
     help="Histories per route, one of them of a single item.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the report to this JSON file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@out_option
+@json_option
 def parity(
     *,
     package: Path,

@@ -7,27 +7,22 @@ from typing import Any
 
 import click
 
+from canet_mobile.cli.options import data_option, json_option, out_option, run_option
+
 
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option(
     "--device", default="host", show_default=True, metavar="host|arm64|android|ios", help="Where to run it."
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder [default: the one the package names]."
-)
-@click.option(
-    "--run",
-    "run_path",
-    type=click.Path(path_type=Path),
-    help="Run it was exported from [default: found in runs/].",
-)
+@data_option
+@run_option
 @click.option(
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Users, evenly spaced."
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Runtime threads.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the report to this JSON file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@out_option
+@json_option
 def replay(
     *,
     package: Path,
