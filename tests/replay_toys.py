@@ -104,7 +104,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "separate_files",
     )
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "package",
         "name": "toy",
         "created_by": "canet-mobile 0.1.0",
@@ -129,6 +129,10 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "space": space.to_json(),
         "router": {"entry": "router", "table": "shared", "paper_mflops": 0.1, "executed_mflops": 0.1},
         "routes": routes,
+        "interface": {"style": "entries"},
+        "runtime": {},
+        "parts": [],
+        "integers": None,
         "sizes": {f"{name}_bytes": 1000 for name in sizes},
         "delegation": [
             {"entry": route["entry"], "partitions": 1, "undelegated": {"aten.topk.default": 1}}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from canet_export.lowering import fast_lowering
 from conftest import random_canet, random_histories
 
 from canet_export import executorch as exporter
 from canet_export.executorch import ExportResult, _verify_constants, build_graphs, export_executorch
 from canet_export.integers import IntegerModel, dequantized, quantize_model
-from canet_export.lowering import fast_lowering
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet

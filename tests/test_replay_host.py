@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from canet_mobile.replay.weights import check_weights, expected_constants
 from click.testing import CliRunner, Result
 from replay_toys import LENGTH, K, refresh, toy_canet, toy_dataset, toy_run, write_package
 
@@ -26,7 +27,6 @@ from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import routed_lists
-from canet_mobile.replay.weights import check_weights, expected_constants
 from canet_mobile.schema import validate
 
 pytest.importorskip("executorch")

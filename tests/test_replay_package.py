@@ -99,7 +99,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
     outside = [{**routes[0], "id": 99}, *routes[1:]]
     shape = {**manifest["input"], "shape": [1, 9]}
     for changed, said in (
-        ({"schema_version": 2}, "schema_version is 2"),
+        ({"schema_version": 1}, "schema_version is 1"),
         ({"kind": "run"}, "manifest of a 'run'"),
         ({"quantization": "int7"}, "int7"),
         ({"routes": renamed}, "its sizes say 'e8_h8_d1'"),

@@ -1,4 +1,4 @@
-"""`canet-mobile export`: turn a run into one package for a phone's runtime."""
+"""`canet-mobile export`: turn a run into one package per target."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from canet_mobile.errors import UsageError, unknown_name
+from canet_mobile.cli.sizes import print_sizes
+from canet_mobile.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from canet_mobile.model.space import Route, RoutingSpace
-
-TARGETS = ("executorch",)
-LATER = ("coreml", "tflite", "onnx")
-PARTS = ("item_table", "classifier", "layers", "router", "graph")
+    from canet_export.targets import Target
+    from canet_mobile.model.canet import Canet
+    from canet_mobile.model.space import Route
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option("--target", metavar="|".join(TARGETS), required=True, help="Runtime to export to.")
+@click.option(
+    "--target", metavar="executorch|coreml|tflite|onnx|all", required=True, help="Runtime to export to."
+)
 @click.option(
     "--quantize",
-    type=click.Choice(["int8", "fp32"]),
+    type=click.Choice(["fp32", "fp16", "int8", "int4"]),
     default="int8",
     show_default=True,
-    help="int8: one integer supernet, one scale per output row.",
+    help="int8: one integer supernet, one scale per output row; int4: groups of 32.",
 )
 @click.option(
     "--routes",
@@ -39,6 +40,8 @@ PARTS = ("item_table", "classifier", "layers", "router", "graph")
     metavar="all|LIST",
     help="Submodels, comma-separated; the router then chooses among these.",
 )
+@click.option("--max-mflops", type=float, metavar="X", help="Only routes of at most X paper MFLOPs.")
+@click.option("--route", metavar="ENTRY", help="onnx: one submodel as an ordinary static graph, no router.")
 @click.option("--k", type=click.IntRange(min=1), default=20, show_default=True, help="Items a route returns.")
 @click.option(
     "--seen",
@@ -47,23 +50,43 @@ PARTS = ("item_table", "classifier", "layers", "router", "graph")
     show_default=True,
     help="exclude: never return an item of the input.",
 )
+@click.option("--split", is_flag=True, help="executorch: panels and layers as files to download when needed.")
+@click.option(
+    "--minimum-os",
+    type=click.Choice(["ios17", "ios18"]),
+    help="coreml: ios17 writes a package per route, for phones without multifunction models.",
+)
+@click.option(
+    "--users",
+    type=click.IntRange(min=0),
+    default=500,
+    show_default=True,
+    help="Validation users to measure the package's accuracy on; 0: not measured.",
+)
+@click.option("--allow-accuracy-drop", is_flag=True, help="Export int4 even beyond its accuracy bound.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Package folder [default: packages/RUN-TARGET-QUANTIZE].",
+    help="Package folder; with all, the folder of four [default: packages/RUN-TARGET-QUANTIZE].",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder [default: the run's].")
-@click.option("--zip", "as_zip", is_flag=True, help="Also write the package as one file, OUT.zip.")
-@click.option("--force", is_flag=True, help="Replace the package that stands at --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option("--zip", "as_zip", is_flag=True, help="Also write each package as one file, beside it.")
+@click.option("--force", is_flag=True, help="Replace what stands at --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON (with all: a list).")
 def export(
     *,
     run: Path | None,
     target: str,
     quantize: str,
     routes: str,
+    max_mflops: float | None,
+    route: str | None,
     k: int,
     seen: str,
+    split: bool,
+    minimum_os: str | None,
+    users: int,
+    allow_accuracy_drop: bool,
     out: Path | None,
     data: Path | None,
     as_zip: bool,
@@ -72,88 +95,145 @@ def export(
 ) -> None:
     """Export RUN, the newest by default, with its router and submodels in one file.
 
-    All submodels share their weights in the file. Every package is run on histories of held-out users before
-    it is kept; one that does not compute what PyTorch computes is not left behind.
+    All submodels share their weights in the file, and every target holds the same integers. Each package is
+    read back and run on histories of held-out users before it is kept; one that does not hold or compute what
+    PyTorch does is not left behind.
 
     \b
     Examples:
       canet-mobile export --target executorch
-      canet-mobile export runs/clicks --target executorch --quantize fp32 --out packages/clicks
-      canet-mobile export --target executorch --routes e64_h64_d2,e128_h128_d8 --seen exclude
+      canet-mobile export runs/clicks --target all --out packages/clicks
+      canet-mobile export --target tflite --routes e64_h64_d2,e128_h128_d8 --seen exclude
+      canet-mobile export --target coreml --minimum-os ios17 --max-mflops 30
+      canet-mobile export --target onnx --route e96_h64_d4
       canet-mobile export --target executorch --zip --json | jq .sizes
     """
-    _check_target(target)
-    from canet_export.package import ExportOptions, export_package, zip_package
+    from canet_export.package import ExportOptions, export_package, make_job, zip_package
+    from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing
     from canet_mobile.train.run import find_run, load_model, open_dataset
 
+    targets = find_targets(target)
+    _check_options(target, route, split, minimum_os)
+    for one in targets:
+        one.require_quantization(quantize)
+        one.require_toolkit()
     found = find_run(run)
-    folder = out or Path("packages") / f"{found.directory.name}-{target}-{quantize}"
-    archive = folder.with_name(f"{folder.name}.zip")
-    refuse_existing(folder, force=force)
-    if as_zip and archive.exists() and not force:
-        refuse_existing(archive, force=False)
+    folders = _folders(targets, out, found.directory.name, quantize)
+    for folder in folders.values():
+        refuse_existing(folder, force=force)
+        archive = _archive(folder)
+        if as_zip and archive.exists() and not force:
+            refuse_existing(archive, force=False)
     canet = load_model(found)
-    options = ExportOptions(quantize, _routes(canet.space, routes), k, seen)  # type: ignore[arg-type]
+    options = ExportOptions(
+        quantization=quantize,  # type: ignore[arg-type]
+        routes=_routes(canet, routes, max_mflops, route),
+        k=k,
+        seen=seen,  # type: ignore[arg-type]
+        split=split,
+        minimum_os=minimum_os,
+        plain=route is not None,
+        users=users,
+        allow_accuracy_drop=allow_accuracy_drop,
+    )
     dataset = open_dataset(found, data)
-    with _progress() as progress:
-        manifest = export_package(found, canet, dataset, options, folder, force=force, progress=progress)
-    if as_zip:
-        click.echo(f"wrote {zip_package(folder, archive)}", err=True)
+    manifests = []
+    made = make_job(canet, dataset, options, _warn)
+    for one, folder in folders.items():
+        with _progress(one.name) as progress:
+            manifest = export_package(
+                found, canet, dataset, options, folder,
+                target=one, force=force, progress=progress, warn=_warn, made=made,
+            )  # fmt: skip
+        if as_zip:
+            click.echo(f"wrote {zip_package(folder, _archive(folder))}", err=True)
+        if not as_json:
+            _print(manifest, folder)
+        manifests.append(manifest)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
-    else:
-        _print(manifest, folder)
+        shown = manifests if target == "all" else manifests[0]
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
-def _check_target(target: str) -> None:
-    if target in LATER:
-        raise UsageError(f"the target {target!r} is not built yet", fix=f"--target {' or '.join(TARGETS)}")
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
+def _check_options(target: str, route: str | None, split: bool, minimum_os: str | None) -> None:
+    for name, given, only in (
+        ("--route", route, "onnx"),
+        ("--split", split, "executorch"),
+        ("--minimum-os", minimum_os, "coreml"),
+    ):
+        if given and target != only:
+            raise UsageError(f"{name} is for {only}, not for {target}", fix=f"--target {only}")
 
 
-def _routes(space: RoutingSpace, names: str) -> tuple[Route, ...] | None:
+def _folders(targets: tuple[Target, ...], out: Path | None, run: str, quantize: str) -> dict[Target, Path]:
+    if len(targets) == 1 and out is not None:
+        return {targets[0]: out}
+    if out is not None:
+        return {one: out / one.name for one in targets}
+    return {one: Path("packages") / f"{run}-{one.name}-{quantize}" for one in targets}
+
+
+def _archive(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.zip")
+
+
+def _routes(
+    canet: Canet, names: str, max_mflops: float | None, route: str | None
+) -> tuple[Route, ...] | None:
+    from canet_export.package import routes_within
+
+    if sum((names != "all", max_mflops is not None, route is not None)) > 1:
+        raise UsageError("--routes, --max-mflops and --route each choose the routes", fix="give one of them")
+    if route is not None:
+        return (canet.space.named(route),)
+    if max_mflops is not None:
+        return routes_within(canet, max_mflops)
     if names == "all":
         return None
-    return tuple(space.named(name.strip()) for name in names.split(",") if name.strip())
+    chosen = tuple(canet.space.named(name.strip()) for name in names.split(",") if name.strip())
+    if not chosen:
+        raise UsageError(f"--routes {names!r} names no route", fix="--routes all")
+    return chosen
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done; nothing where stderr is not a terminal."""
+def _progress(target: str) -> Iterator[Callable[[str], None]]:
+    """What is being done, on stderr: one changing line on a terminal, nothing elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status("export") as status:
-        yield status.update
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    with console.status(f"{target}: export") as status:
+        yield lambda text: status.update(f"{target}: {text}")
 
 
 def _print(manifest: dict[str, Any], folder: Path) -> None:
-    sizes = manifest["sizes"]
-    total = sizes["total_bytes"]
     click.echo(
         f"{folder}  {manifest['target']}, {manifest['quantization']}, k={manifest['k']}, "
         f"seen={manifest['seen']}, {manifest['items']:,} items, {len(manifest['routes'])} route(s), router\n"
     )
-    for part in PARTS:
-        size = sizes[f"{part}_bytes"]
-        click.echo(f"{part.replace('_', ' '):<18}{_size(size):>12}{size / total:>8.1%}")
-    click.echo(f"{manifest['model_file']:<18}{_size(total):>12}")
-    alone, separate = sizes["full_model_alone_bytes"], sizes["separate_files_bytes"]
-    click.echo(f"{'full model alone':<18}{_size(alone):>12}   computed; ours is {total / alone:.2f} times it")
-    click.echo(f"{'one file each':<18}{_size(separate):>12}   computed; ours is {total / separate:.1%} of it")
+    print_sizes(manifest)
     routes = [row for row in manifest["delegation"] if row["entry"] != manifest["router"]["entry"]]
-    outside = sorted({name for row in routes for name in row["undelegated"]})
+    if routes:
+        outside = sorted({name for row in routes for name in row["undelegated"]})
+        click.echo(
+            f"\n{sum(row['partitions'] for row in routes)} delegates for {len(routes)} routes; "
+            f"outside: {', '.join(outside) or 'nothing'}"
+        )
     click.echo(
-        f"\nXNNPACK: {sum(row['partitions'] for row in routes)} delegates for {len(routes)} routes; "
-        f"outside: {', '.join(outside)}"
+        f"checked against PyTorch on {2 * len(manifest['routes'])} golden rows; "
+        "every number read back from the file"
     )
-    click.echo(f"checked against PyTorch on {2 * len(routes)} golden rows")
+    accuracy = manifest["accuracy"]
+    if accuracy is not None:
+        click.echo(
+            f"NDCG@10 on {accuracy['users']:,} validation users: package {accuracy['package_host']:.4f}, "
+            f"PyTorch fp32 {accuracy['pytorch_fp32']:.4f}; same route {accuracy['router_agreement']:.1%}\n"
+        )

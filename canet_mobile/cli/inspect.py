@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from canet_mobile.cli.sizes import print_sizes, size_text
+
 KINDS = ("dataset", "run", "package")
 
 
@@ -134,12 +136,6 @@ def _rows(rows: list[tuple[str, str]]) -> None:
         click.echo(f"{label:<20}{value}")
 
 
-def _size(count: int | None) -> str:
-    if count is None:
-        return "not measured"
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
 def _print_dataset(found: dict[str, Any]) -> None:
     counts = found["counts"]
     _rows(
@@ -148,7 +144,7 @@ def _print_dataset(found: dict[str, Any]) -> None:
             *((name, f"{counts[name]:,}") for name in ("users", "histories", "items", "interactions")),
             ("times", "yes" if found["has_times"] else "no: the order of the log"),
             ("content", found["content_hash"][:16]),
-            *((file["name"], _size(file["bytes"])) for file in found["files"]),
+            *((file["name"], size_text(file["bytes"])) for file in found["files"]),
         ]
     )
 
@@ -170,7 +166,7 @@ def _print_run(found: dict[str, Any]) -> None:
         ),
     ]
     rows += [
-        (f"file {role}", f"{f['name']}, {_size(f['bytes'])}") for role, f in found["checkpoints"].items()
+        (f"file {role}", f"{f['name']}, {size_text(f['bytes'])}") for role, f in found["checkpoints"].items()
     ]
     rows += [(f"evaluated on {split}", "see --json") for split in found["evaluations"]]
     _rows(rows)
@@ -179,9 +175,7 @@ def _print_run(found: dict[str, Any]) -> None:
 def _print_package(found: dict[str, Any]) -> None:
     for warning in found["warnings"]:
         click.echo(f"warning: {warning}", err=True)
-    sizes, accuracy = found["sizes"], found["accuracy"]
-    parts = ("item_table", "classifier", "layers", "router", "graph")
-    named = ", ".join(f"{part.replace('_', ' ')} {_size(sizes[f'{part}_bytes'])}" for part in parts)
+    accuracy = found["accuracy"]
     scores = "not measured"
     if accuracy is not None:
         names = {
@@ -197,17 +191,19 @@ def _print_package(found: dict[str, Any]) -> None:
             ("package", f"{found['name']} in {found['path']} ({found['sha256'][:16]})"),
             ("target", f"{found['target']}, {found['quantization']}, made by {found['created_by']}"),
             ("tools", ", ".join(f"{name} {version}" for name, version in found["exporter"].items())),
+            ("integers", "none" if found["integers"] is None else found["integers"]["sha256"][:16]),
+            ("runtime", ", ".join(f"{name} {value}" for name, value in found["runtime"].items()) or "-"),
+            *(("part", f"{part['name']} for {len(part['entries'])} entries") for part in found["parts"]),
             ("minimum", ", ".join(f"{name} {version}" for name, version in found["minimum_os"].items())),
             ("input", f"{found['length']} of {found['items']:,} items, left-padded int32"),
             ("output", f"top {found['k']}, seen={found['seen']}"),
-            ("size", f"{_size(sizes['total_bytes'])}: {named}"),
-            ("full model alone", _size(sizes["full_model_alone_bytes"])),
-            ("one file per route", _size(sizes["separate_files_bytes"])),
             ("NDCG@10", scores),
             ("golden rows", str(found["golden_rows"])),
             ("from", f"run {found['checkpoint']['run']}, dataset {found['dataset']['name']}"),
         ]
     )
+    click.echo()
+    print_sizes(found)
     costs = f"{'paper':>9}{'executed':>10}  MFLOPs"
     click.echo(f"\n{'id':>3}  {'entry':<16}{costs}  delegate partitions; outside of them")
     for row in found["entries"]:

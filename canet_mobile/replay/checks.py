@@ -48,6 +48,8 @@ class Limits:
 
 LIMITS = {
     "fp32": Limits("structural", 1e-4, 0.0, 1.0, None),
+    "fp16": Limits("half", 1e-4, 0.01, MIN_ROUTER_AGREEMENT, MIN_OVERLAP),
+    "int4": Limits("numeric", 1e-4, 0.05, MIN_ROUTER_AGREEMENT, MIN_OVERLAP),
     "int8": Limits("numeric", 1e-4, 0.05, MIN_ROUTER_AGREEMENT, MIN_OVERLAP),
 }
 

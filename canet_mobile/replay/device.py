@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Device:
         program_ms: time to load the program, without any method.
         load: makes an entry ready; returns milliseconds (of the first time: it stays loaded).
         call: runs an entry on one history [L] int32.
+        index_dtype: of route ids and item ids, as the manifest says.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Device:
     program_ms: float
     load: Callable[[str], float]
     call: Callable[[str, Sequences], Answer]
+    index_dtype: str = "int64"
 
 
 @dataclass(frozen=True)
@@ -99,30 +102,23 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
 
     Raises:
         UsageError: no such device, or it is not built yet.
-        CanetError: the package is not for this device, or its toolkit is missing.
+        CanetError: the toolkit is missing.
         RuntimeFailure: the program does not load.
     """
     require_built(device)
-    if package.manifest["target"] != "executorch":
-        raise CanetError(
-            f"is a package for {package.manifest['target']}, the host runs executorch packages",
-            where=package.source,
-            fix="canet-mobile export --target executorch",
-        )
-    from canet_mobile.replay.host import open_executorch
-
-    return open_executorch(package, threads)
+    runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest['target']}")
+    return runtime.open_device(package, threads)
 
 
 def run_router(device: Device, seq: Sequences) -> tuple[int, int]:
     """The route id of one history [L], and the nanoseconds it took.
 
     Raises:
-        RuntimeFailure: the router fails or does not return one int64.
+        RuntimeFailure: the router fails or does not return one integer of the promised type.
     """
     answer = device.call(ROUTER, seq)
-    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1,), "int64")]:
-        raise _wrong_outputs(ROUTER, answer, "route int64 [1]")
+    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1,), device.index_dtype)]:
+        raise _wrong_outputs(ROUTER, answer, f"route {device.index_dtype} [1]")
     return int(answer.outputs[0][0]), answer.nanoseconds
 
 
@@ -132,12 +128,14 @@ def run_entry(
     """Scores [k], ids [k] and nanoseconds of one submodel for one history [L].
 
     Raises:
-        RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids int64 [1, k].
+        RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids [1, k] of the
+            promised type.
     """
     answer = device.call(entry, seq)
-    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1, k), "float32"), ((1, k), "int64")]:
-        raise _wrong_outputs(entry, answer, f"scores float32 [1, {k}], ids int64 [1, {k}]")
-    return answer.outputs[0][0], answer.outputs[1][0], answer.nanoseconds
+    index = device.index_dtype
+    if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1, k), "float32"), ((1, k), index)]:
+        raise _wrong_outputs(entry, answer, f"scores float32 [1, {k}], ids {index} [1, {k}]")
+    return answer.outputs[0][0], answer.outputs[1][0].astype(np.int64), answer.nanoseconds
 
 
 def _wrong_outputs(entry: str, answer: Answer, expected: str) -> RuntimeFailure:

@@ -32,7 +32,7 @@ class GoldenRow:
         entry: the submodel that ``scores`` and ``ids`` belong to.
         scores: [k] float64, descending.
         ids: [k] int64.
-        reference: ``pytorch_fp32`` or ``pytorch_same_integers``.
+        reference: ``pytorch_fp32``, ``pytorch_same_halves`` or ``pytorch_same_integers``.
     """
 
     line: int

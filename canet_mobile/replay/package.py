@@ -108,6 +108,11 @@ class Package:
         """fp32, fp16, int8 or int4."""
         return self.manifest["quantization"]
 
+    @property
+    def index_dtype(self) -> str:
+        """Of route ids and item ids: int32 or int64."""
+        return self.manifest["outputs"]["router"]["route"]["dtype"]
+
     def route(self, route_id: int) -> PackageRoute:
         """The exported route with this id.
 
@@ -225,11 +230,12 @@ def _routes(manifest: dict[str, Any], where: Path) -> tuple[RoutingSpace, tuple[
 def _check_shapes(manifest: dict[str, Any], where: Path) -> None:
     length, k, items = manifest["length"], manifest["k"], manifest["items"]
     outputs = manifest["outputs"]
+    index = outputs["router"]["route"]["dtype"]
     expected = {
         "input.shape": (manifest["input"]["shape"], [1, length]),
-        "outputs.router.route": (outputs["router"]["route"], {"shape": [1], "dtype": "int64"}),
+        "outputs.router.route": (outputs["router"]["route"], {"shape": [1], "dtype": index}),
         "outputs.route.scores": (outputs["route"]["scores"], {"shape": [1, k], "dtype": "float32"}),
-        "outputs.route.ids": (outputs["route"]["ids"], {"shape": [1, k], "dtype": "int64"}),
+        "outputs.route.ids": (outputs["route"]["ids"], {"shape": [1, k], "dtype": index}),
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:

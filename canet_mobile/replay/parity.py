@@ -24,9 +24,8 @@ from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_route
 from canet_mobile.replay.compare import Check, Failure
 from canet_mobile.replay.device import RuntimeFailure, open_device
 from canet_mobile.replay.package import Package, open_package
-from canet_mobile.replay.reference import as_exported
+from canet_mobile.replay.reference import exported_job
 from canet_mobile.replay.report import report_head
-from canet_mobile.replay.weights import check_weights
 
 SHOWN = 20  # failures spelled out in the error
 
@@ -87,10 +86,12 @@ def parity(
     checks = []
     same = None
     if reference is not None:
-        reference = as_exported(reference, package)
-        same = _same_numbers(reference, package)
+        from canet_export.targets import TARGETS
+
+        job = exported_job(package, reference)
+        reference, same = job.canet, job.reference
         progress("weights")
-        checks.append(check_weights(package, reference))
+        checks.append(TARGETS[package.manifest["target"]].check_stored(package.directory, job))
     try:
         device = open_device(package)
     except RuntimeFailure as error:
@@ -110,15 +111,6 @@ def parity(
             check_users(device, package, reference=reference, same=same, queries=queries, limits=limits)
         )
     return _report(package, limits, checks, reference is not None)
-
-
-def _same_numbers(reference: Canet, package: Package) -> Canet:
-    """PyTorch with the very numbers the package holds."""
-    if package.quantization == "fp32":
-        return reference
-    from canet_export.integers import dequantized, quantize_model
-
-    return dequantized(reference, quantize_model(reference))
 
 
 def _report(package: Package, limits: Limits, checks: list[Check], has_checkpoint: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.replay.package import Package
 
 if TYPE_CHECKING:
+    from canet_export.job import Job
     from canet_mobile.data.dataset import Dataset
     from canet_mobile.train.run import Run
 
@@ -75,6 +76,42 @@ def as_exported(canet: Canet, package: Package) -> Canet:
     from canet_export.graph import restricted
 
     return restricted(canet, [route.id for route in package.routes])
+
+
+def exported_job(package: Package, canet: Canet) -> Job:
+    """What the exporter was given when it wrote this package from the checkpoint ``canet``.
+
+    Raises:
+        CanetError: quantizing the checkpoint does not give the integers that the manifest speaks of.
+    """
+    from canet_export.integers import quantize_model
+    from canet_export.job import Job
+
+    manifest = package.manifest
+    model = as_exported(canet, package)
+    integers = None
+    if manifest["integers"] is not None:
+        bits = 4 if package.quantization == "int4" else 8
+        higher = frozenset(manifest["integers"]["higher_precision"])
+        integers = quantize_model(model, bits, higher=higher)  # type: ignore[arg-type]
+        if integers.sha256 != manifest["integers"]["sha256"]:
+            raise CanetError(
+                f"the checkpoint's integers are {integers.sha256[:12]}…, the manifest says "
+                f"{manifest['integers']['sha256'][:12]}…",
+                where=package.source,
+                fix="export the package again with this version of canet-mobile",
+            )
+    return Job(
+        canet=model,
+        integers=integers,
+        quantization=manifest["quantization"],
+        routes=tuple(route.route for route in package.routes),
+        k=package.k,
+        seen=manifest["seen"],
+        split=bool(manifest["parts"]) and manifest["interface"]["style"] != "files",
+        minimum_os=manifest["runtime"].get("minimum_os_option"),
+        plain=manifest["interface"].get("plain", False),
+    )
 
 
 def ranks_in_lists(ids: Ints, targets: NDArray[np.integer]) -> Ints:

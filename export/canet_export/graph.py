@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canet_export.integers import parameters
+from canet_export.integers import GROUP, Quantized, parameters
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.space import FFN, HEADS, Route
@@ -48,10 +48,16 @@ class Slice:
     part: int | None = None
 
     def of(self, full: Tensor) -> Tensor:
-        """The slice, in storage of its own. Of a scale [..., rows, 1] it takes the rows only."""
+        """The slice, in storage of its own."""
         matrix = full if self.part is None else full[self.part]
-        columns = slice(None) if matrix.shape[1] == 1 else slice(self.start, self.stop)
-        return own_storage(matrix[: self.rows, columns])
+        return own_storage(matrix[: self.rows, self.start : self.stop])
+
+    def of_integers(self, full: Quantized) -> Quantized:
+        """The slice of integers and scales, in storage of their own: scales [rows, 1], or [rows, groups]."""
+        groups = Slice(self.name, self.rows, 0, 1, self.part)
+        if full.bits == 4:
+            groups = Slice(self.name, self.rows, self.start // GROUP, self.stop // GROUP, self.part)
+        return Quantized(self.of(full.values), groups.of(full.scale), full.bits)
 
 
 def own_storage(tensor: Tensor) -> Tensor:
@@ -285,6 +291,23 @@ class ConstantRouter(nn.Module):
 
     def forward(self, seq: Tensor) -> Tensor:
         return (seq[:, -1] * 0).to(torch.int64)
+
+
+def build_graphs(model: Canet, routes: Sequence[Route], k: int, seen: Seen) -> dict[str, nn.Module]:
+    """The router's graph and one per route, by entry, in eval mode.
+
+    Args:
+        model: with lambda folded and the package's numbers in place (:attr:`Job.reference`).
+        routes: which submodels.
+        k: how many items a route returns.
+        seen: the policy inside the graphs.
+    """
+    weights = Weights(model)
+    graphs: dict[str, nn.Module] = {
+        ROUTER_ENTRY: ConstantRouter() if model.router is None else RouterGraph(weights, model)
+    }
+    graphs |= {route.entry: RouteGraph(weights, model, route, k, seen) for route in routes}
+    return {entry: graph.eval() for entry, graph in graphs.items()}
 
 
 def leaves(graph: nn.Module) -> Iterator[Leaf]:

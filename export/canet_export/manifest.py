@@ -12,21 +12,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from canet_export.executorch import MINIMUM_OS, ExportResult
-from canet_export.graph import ROUTER_ENTRY, Seen
+from canet_export.graph import ROUTER_ENTRY
+from canet_export.job import ExportResult, Job
 from canet_mobile import __version__
 from canet_mobile.evaluate.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
-from canet_mobile.model.supernet import PAD_CLASS_BIAS
+from canet_mobile.replay.reference import route_scores
 from canet_mobile.schema import validate
 
 if TYPE_CHECKING:
     from canet_mobile.data.dataset import Dataset
 
+SCHEMA_VERSION = 2
 ITEMS_FILE = "items.csv"
 GOLDEN_FILE = "golden.jsonl"
+GOLDEN_REFERENCES = {
+    "fp32": "pytorch_fp32",
+    "fp16": "pytorch_same_halves",
+    "int8": "pytorch_same_integers",
+    "int4": "pytorch_same_integers",
+}
 
 
 def write_items(path: Path, dataset: Dataset) -> None:
@@ -39,50 +46,35 @@ def write_items(path: Path, dataset: Dataset) -> None:
 
 
 @torch.inference_mode()
-def golden_rows(
-    reference: Canet,
-    routes: Sequence[Route],
-    histories: NDArray[np.int32],
-    k: int,
-    seen: Seen,
-    name: str,
-) -> list[dict[str, Any]]:
+def golden_rows(job: Job, histories: NDArray[np.int32]) -> list[dict[str, Any]]:
     """Two rows per route: a one-item history, and a whole one that the router sends to that route if any.
 
     Args:
-        reference: PyTorch, with the package's integers if it has any, and with the package's router.
-        routes: the exported submodels.
+        job: what is exported; the rows are answered by its reference.
         histories: held-out users, [n, L] int32, n >= 1, left-padded.
-        k: items per row.
-        seen: the package's policy.
-        name: ``pytorch_fp32`` or ``pytorch_same_integers``.
     """
+    reference = job.reference
     chosen = reference.route(torch.from_numpy(histories).long()).numpy()
     rows = []
-    for number, route in enumerate(routes):
+    for number, route in enumerate(job.routes):
         single = np.zeros_like(histories[0])
         single[-1] = histories[number % len(histories), -1]
         routed = np.flatnonzero(chosen == reference.space.id_of(route))
         whole = histories[routed[0] if len(routed) else number % len(histories)]
-        rows += [_golden_row(reference, route, history, k, seen, name) for history in (single, whole)]
+        rows += [_golden_row(job, route, history) for history in (single, whole)]
     return rows
 
 
-def _golden_row(
-    reference: Canet, route: Route, history: NDArray[np.int32], k: int, seen: Seen, name: str
-) -> dict[str, Any]:
-    seq = torch.from_numpy(history[None]).long()
-    scores = reference.supernet.scores(reference.supernet.sliced(seq, route)[:, -1])
-    if seen == "exclude":
-        scores = scores.scatter(1, seq, PAD_CLASS_BIAS)
-    best = scores.topk(k)
+def _golden_row(job: Job, route: Route, history: NDArray[np.int32]) -> dict[str, Any]:
+    seqs = history[None]
+    best = route_scores(job.reference, seqs, route, job.seen)[0].topk(job.k)
     return {
         "input": history.tolist(),
-        "route": int(reference.route(seq)),
+        "route": int(job.reference.route(torch.from_numpy(seqs).long())),
         "entry": route.entry,
-        "scores": best.values[0].tolist(),
-        "ids": best.indices[0].tolist(),
-        "reference": name,
+        "scores": best.values.tolist(),
+        "ids": best.indices.tolist(),
+        "reference": GOLDEN_REFERENCES[job.quantization],
     }
 
 
@@ -95,30 +87,26 @@ def write_golden(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_manifest(
     directory: Path,
-    canet: Canet,
-    routes: Sequence[Route],
+    job: Job,
     result: ExportResult,
     *,
     target: str,
-    quantization: str,
-    k: int,
-    seen: Seen,
+    higher_precision: Sequence[str],
     dataset: dict[str, str],
     checkpoint: dict[str, str],
+    accuracy: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write ``manifest.json`` of a package whose other files stand in ``directory`` already.
 
     Args:
         directory: the package.
-        canet: the model, for its sizes and costs.
-        routes: the exported submodels.
+        job: what was exported.
         result: of the exporter.
         target: for example ``executorch``.
-        quantization: ``fp32`` or ``int8``.
-        k: items per answer.
-        seen: the policy inside the graphs.
+        higher_precision: tensors that the preset would have quantized further.
         dataset: name, content_hash, directory.
         checkpoint: run, sha256.
+        accuracy: on held-out users, None when it was not measured.
 
     Returns:
         The document.
@@ -126,20 +114,21 @@ def write_manifest(
     Raises:
         CanetError: it does not fit its schema.
     """
+    canet, k, index = job.canet, job.k, result.index_dtype
     config, space = canet.supernet.config, canet.space
     costs = route_costs(config.items, config.length, space, in_projection=config.in_projection)
-    exported = sorted(space.id_of(route) for route in routes)
+    integers = job.integers
     document: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "kind": "package",
         "name": dataset["name"],
         "created_by": f"canet-mobile {__version__}",
         "target": target,
-        "quantization": quantization,
+        "quantization": job.quantization,
         "model_file": result.model_file,
         "exporter": result.exporter,
-        "minimum_os": MINIMUM_OS,
-        "files": describe_files(directory, [result.model_file, ITEMS_FILE, GOLDEN_FILE]),
+        "minimum_os": result.minimum_os,
+        "files": describe_files(directory, [*result.files, ITEMS_FILE, GOLDEN_FILE]),
         "input": {
             "name": "seq",
             "shape": [1, config.length],
@@ -148,25 +137,35 @@ def write_manifest(
             "pad_id": 0,
         },
         "outputs": {
-            "router": {"route": {"shape": [1], "dtype": "int64"}},
+            "router": {"route": {"shape": [1], "dtype": index}},
             "route": {
                 "scores": {"shape": [1, k], "dtype": "float32"},
-                "ids": {"shape": [1, k], "dtype": "int64"},
+                "ids": {"shape": [1, k], "dtype": index},
             },
         },
         "items": config.items,
         "length": config.length,
         "k": k,
-        "seen": seen,
+        "seen": job.seen,
         "space": space.to_json(),
         "router": _router(canet),
-        "routes": [costs[route_id] for route_id in exported],
+        "routes": [costs[space.id_of(route)] for route in job.routes],
+        "interface": result.interface,
+        "runtime": result.runtime,
+        "parts": [{"name": name, "entries": list(entries)} for name, entries in result.parts.items()],
+        "integers": None
+        if integers is None
+        else {
+            "sha256": integers.sha256,
+            "tensors": len(integers.tensors),
+            "higher_precision": sorted(higher_precision),
+        },
         "sizes": result.sizes.to_json(),
         "delegation": [row.to_json() for row in result.delegation],
         "item_map_sha256": sha256_file(directory / ITEMS_FILE),
         "dataset": dataset,
         "checkpoint": checkpoint,
-        "accuracy": None,
+        "accuracy": accuracy,
     }
     validate(document, "manifest", where=directory / MANIFEST)
     write_json(directory / MANIFEST, document)

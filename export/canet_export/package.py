@@ -6,14 +6,14 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from canet_export.executorch import export_executorch
+from canet_export.accuracy import choose_integers, measure_accuracy, measure_package, require_accuracy
 from canet_export.graph import Seen, restricted
-from canet_export.integers import dequantized, fold_residuals, quantize_model
+from canet_export.job import Job, Quantization
 from canet_export.manifest import (
     GOLDEN_FILE,
     ITEMS_FILE,
@@ -22,19 +22,21 @@ from canet_export.manifest import (
     write_items,
     write_manifest,
 )
+from canet_export.targets import TARGETS, Target
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
-from canet_mobile.errors import UsageError
+from canet_mobile.errors import ParityError, UsageError
+from canet_mobile.evaluate.costs import route_costs
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
+from canet_mobile.replay.checks import MIN_ROUTER_AGREEMENT
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.parity import parity, require
 from canet_mobile.train.run import Run
 
-Quantization = Literal["fp32", "int8"]
 GOLDEN_USERS = 512
-REFERENCES = {"fp32": "pytorch_fp32", "int8": "pytorch_same_integers"}
+DECISION_USERS = 4000  # validation users on which precision is chosen
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,64 @@ class ExportOptions:
     """What to export.
 
     Args:
-        quantization: ``int8`` (one integer supernet, one scale per output row) or ``fp32``.
+        quantization: ``int8`` (one integer supernet, one scale per output row), ``int4`` (groups of 32),
+            ``fp16`` or ``fp32``.
         routes: the submodels; None exports all. With fewer, the router chooses among these only.
         k: items per answer.
         seen: ``exclude`` removes the items of the input inside the graph.
+        split: see :class:`Job`.
+        minimum_os: see :class:`Job`.
+        plain: see :class:`Job`.
+        users: validation users on whom the package's accuracy is measured; 0 leaves it out.
+        allow_accuracy_drop: export int4 even where it loses more than the bound.
     """
 
     quantization: Quantization = "int8"
     routes: tuple[Route, ...] | None = None
     k: int = 20
     seen: Seen = "keep"
+    split: bool = False
+    minimum_os: str | None = None
+    plain: bool = False
+    users: int = 500
+    allow_accuracy_drop: bool = False
+
+
+def make_job(
+    canet: Canet, dataset: Dataset, options: ExportOptions, warn: Callable[[str], None] = lambda _: None
+) -> tuple[Job, frozenset[str]]:
+    """What is to be exported: routes chosen, router restricted to them, integers made.
+
+    Returns:
+        The job, and the names of the tensors that are kept in higher precision for the router's sake.
+
+    Raises:
+        UsageError: more items are asked for than there are, or the widths do not fit the preset.
+        CanetError: int4 loses more than the bound.
+    """
+    space, config = canet.space, canet.supernet.config
+    _check_k(options, config.items, config.length)
+    chosen = set(options.routes or space.routes)
+    routes = tuple(route for route in space if route in chosen)
+    model = restricted(canet, [space.id_of(route) for route in routes])
+    integers, higher = None, frozenset[str]()
+    if options.quantization in ("int8", "int4"):
+        queries = held_out(dataset, "validation", limit=DECISION_USERS)
+        bits = 8 if options.quantization == "int8" else 4
+        choice = choose_integers(model, bits, queries, options.seen)  # type: ignore[arg-type]
+        integers, higher = choice.integers, choice.higher
+        if options.quantization == "int4" and not options.allow_accuracy_drop:
+            require_accuracy(choice, options.quantization, len(queries))
+        elif choice.agreement < MIN_ROUTER_AGREEMENT:
+            warn(
+                f"the quantized router agrees with fp32 on {choice.agreement:.1%} of {len(queries):,} "
+                f"validation users, less than {MIN_ROUTER_AGREEMENT:.1%}"
+            )
+    job = Job(
+        model, integers, options.quantization, routes, options.k, options.seen,
+        split=options.split, minimum_os=options.minimum_os, plain=options.plain,
+    )  # fmt: skip
+    return job, higher
 
 
 def export_package(
@@ -61,10 +111,13 @@ def export_package(
     options: ExportOptions,
     out: Path,
     *,
+    target: Target = TARGETS["executorch"],
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    made: tuple[Job, frozenset[str]] | None = None,
 ) -> dict[str, Any]:
-    """Export a run as a package for ExecuTorch.
+    """Export a run as a package.
 
     Args:
         run: where the model comes from; the manifest names it.
@@ -72,56 +125,80 @@ def export_package(
         dataset: its data set; the item map and the golden rows come from it.
         options: what to export.
         out: the package directory to make.
+        target: in which format.
         force: replace a package that stands there.
         progress: told what is being done.
+        warn: told what is odd but no error.
+        made: of :func:`make_job` for these options, when it was called before.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: more items are asked for than there are.
-        ParityError: the package does not compute what PyTorch computes; nothing is left behind.
-        CanetError: the toolkit is missing, or ``out`` may not be written.
+        UsageError: the options do not fit the model or the target.
+        ParityError: the package does not hold or compute what PyTorch does; nothing is left behind.
+        CanetError: the toolkit is missing, int4 loses too much, or ``out`` may not be written.
     """
-    space, config = canet.space, canet.supernet.config
-    _check_k(options, config.items, config.length)
-    chosen = set(options.routes or space.routes)
-    routes = [route for route in space if route in chosen]
-    model = restricted(canet, [space.id_of(route) for route in routes])
+    target.require_quantization(options.quantization)
+    target.require_toolkit()
+    progress("quantize")
+    job, higher = made or make_job(canet, dataset, options, warn)
     with staged_directory(out, force=force) as stage:
-        integers = quantize_model(model) if options.quantization == "int8" else None
-        result = export_executorch(model, integers, routes, options.k, stage, progress, seen=options.seen)
+        result = target.export(job, stage, progress)
+        progress("read the weights back")
+        weights = target.check_stored(stage, job)
+        if not weights.passed:
+            shown = "\n  ".join(str(failure) for failure in weights.failures[:5])
+            raise ParityError(f"{weights.detail}:\n  {shown}", where=out)
         progress("write the golden rows and the item map")
-        reference = fold_residuals(model) if integers is None else dequantized(model, integers)
-        rows = golden_rows(
-            reference,
-            routes,
-            _golden_histories(dataset, config.length),
-            options.k,
-            options.seen,
-            REFERENCES[options.quantization],
-        )
-        write_golden(stage / GOLDEN_FILE, rows)
+        write_golden(stage / GOLDEN_FILE, golden_rows(job, _golden_histories(dataset, job)))
         write_items(stage / ITEMS_FILE, dataset)
-        manifest = write_manifest(
-            stage,
-            model,
-            routes,
-            result,
-            target="executorch",
-            quantization=options.quantization,
-            k=options.k,
-            seen=options.seen,
-            dataset={
-                "name": dataset.name,
-                "content_hash": dataset.content_hash,
-                "directory": str(dataset.directory),
-            },
-            checkpoint={"run": run.directory.name, "sha256": run.checkpoint_sha256},
-        )
+        queries = held_out(dataset, "validation", limit=max(options.users, 1))
+        accuracy = measure_accuracy(job.canet, job, queries) if options.users else None
+
+        def describe() -> dict[str, Any]:
+            return write_manifest(
+                stage,
+                job,
+                result,
+                target=target.name,
+                higher_precision=sorted(higher),
+                dataset={
+                    "name": dataset.name,
+                    "content_hash": dataset.content_hash,
+                    "directory": str(dataset.directory),
+                },
+                checkpoint={"run": run.directory.name, "sha256": run.checkpoint_sha256},
+                accuracy=accuracy,
+            )
+
+        manifest = describe()
         progress("run the golden rows through the package")
-        require(parity(open_package(stage)), where=out)
+        package = open_package(stage)
+        require(parity(package), where=out)
+        if accuracy is not None:
+            progress(f"run {len(queries)} held-out users through the package")
+            accuracy["package_host"] = measure_package(package, queries)
+            manifest = describe()
     return manifest
+
+
+def routes_within(canet: Canet, max_mflops: float) -> tuple[Route, ...]:
+    """The routes that cost at most ``max_mflops`` by the paper's count.
+
+    Raises:
+        UsageError: there is none; says what the cheapest costs.
+    """
+    config = canet.supernet.config
+    costs = route_costs(config.items, config.length, canet.space, in_projection=config.in_projection)
+    within = tuple(canet.space.routes[row["id"]] for row in costs if row["paper_mflops"] <= max_mflops)
+    if not within:
+        least = min(costs, key=lambda row: row["paper_mflops"])
+        raise UsageError(
+            f"--max-mflops {max_mflops:g}: no route is that cheap",
+            fix=f"at least {least['paper_mflops']:.3f} ({least['entry']})",
+        )
+    return within
 
 
 def _check_k(options: ExportOptions, items: int, length: int) -> None:
@@ -133,14 +210,15 @@ def _check_k(options: ExportOptions, items: int, length: int) -> None:
         )
 
 
-def _golden_histories(dataset: Dataset, length: int) -> NDArray[np.int32]:
+def _golden_histories(dataset: Dataset, job: Job) -> NDArray[np.int32]:
     queries = held_out(dataset, "validation", limit=GOLDEN_USERS)
-    return queries.inputs(slice(None), length)
+    return queries.inputs(slice(None), job.canet.supernet.config.length)
 
 
 def zip_package(directory: Path, target: Path) -> Path:
     """Write a package as one zip, uncompressed so that a phone can map the model file, manifest first."""
-    names = sorted((path.name for path in directory.iterdir()), key=lambda name: (name != MANIFEST, name))
+    files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    names = sorted(files, key=lambda name: (name != MANIFEST, name))
     with atomic_file(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name in names:
             archive.writestr(zipfile.ZipInfo(name), (directory / name).read_bytes())

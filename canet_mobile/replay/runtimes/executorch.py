@@ -1,4 +1,4 @@
-"""This machine as a device: ExecuTorch's Python runtime."""
+"""ExecuTorch packages on this machine: ExecuTorch's Python runtime."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def open_executorch(package: Package, threads: int) -> Device:
+def open_device(package: Package, threads: int) -> Device:
     """Load a package's program; its methods are loaded when they are first called, and stay loaded.
 
     The thread pool is the process's own: the last call's ``threads`` holds for every device opened before.

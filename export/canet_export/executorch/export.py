@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,57 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canet_export.graph import (
-    ROUTER_ENTRY,
-    ConstantRouter,
-    Embedding,
-    Leaf,
-    RouteGraph,
-    RouterGraph,
-    Seen,
-    Weights,
-)
-from canet_export.integers import INT8_MAX, IntegerModel, Quantized, dequantized, fold_residuals
-from canet_export.lowering import fast_lowering
-from canet_export.sizes import Sizes, constants, measure, tensor_bytes
+from canet_export.executorch.lowering import fast_lowering
+from canet_export.graph import ROUTER_ENTRY, Embedding, Leaf, build_graphs
+from canet_export.integers import INT8_MAX, IntegerModel, Quantized
+from canet_export.job import Delegation, ExportResult, Job, Progress
+from canet_export.sizes import measure
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
-from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
 
 MODEL_FILE = "canet.pte"
 MINIMUM_OS = {"android": "API 23", "ios": "17.0"}
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Delegation:
-    """What of an entry runs in XNNPACK: number of delegates, and the operators (with calls) left outside."""
-
-    entry: str
-    partitions: int
-    undelegated: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """For manifests."""
-        return {"entry": self.entry, "partitions": self.partitions, "undelegated": self.undelegated}
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """A written model file.
-
-    Args:
-        model_file: its name in the package.
-        exporter: versions of the tools that wrote it.
-        sizes: where its bytes are.
-        delegation: per entry, router first.
-    """
-
-    model_file: str
-    exporter: dict[str, str]
-    sizes: Sizes
-    delegation: tuple[Delegation, ...]
 
 
 class Int8Linear(nn.Module):
@@ -100,8 +59,9 @@ class Int8Embedding(nn.Module):
 
 
 def _hold(module: nn.Module, leaf: Leaf, quantized: Quantized, zero_type: torch.dtype) -> None:
-    module.register_buffer("values", leaf.source.of(quantized.values))
-    module.register_buffer("scale", leaf.source.of(quantized.scale)[:, 0].clone())
+    piece = leaf.source.of_integers(quantized)
+    module.register_buffer("values", piece.values)
+    module.register_buffer("scale", piece.scale[:, 0].clone())
     module.register_buffer("zero_point", torch.zeros(leaf.source.rows, dtype=zero_type))
 
 
@@ -115,53 +75,29 @@ def impose(graph: nn.Module, integers: IntegerModel) -> nn.Module:
     return graph
 
 
-def build_graphs(
-    canet: Canet, integers: IntegerModel | None, routes: Sequence[Route], k: int, seen: Seen
-) -> dict[str, nn.Module]:
-    """The router's graph and one per route, by entry."""
-    model = fold_residuals(canet) if integers is None else dequantized(canet, integers)
-    weights = Weights(model)
-    graphs: dict[str, nn.Module] = {
-        ROUTER_ENTRY: ConstantRouter() if model.router is None else RouterGraph(weights, model)
-    }
-    graphs |= {route.entry: RouteGraph(weights, model, route, k, seen) for route in routes}
-    if integers is not None:
-        graphs = {entry: impose(graph, integers) for entry, graph in graphs.items()}
-    return {entry: graph.eval() for entry, graph in graphs.items()}
+def job_graphs(job: Job, routes: Sequence[Route] | None = None) -> dict[str, nn.Module]:
+    """The router's graph and one per route (of the job, or those given), with the job's integers in place."""
+    graphs = build_graphs(job.reference, job.routes if routes is None else routes, job.k, job.seen)
+    if job.integers is not None:
+        graphs = {entry: impose(graph, job.integers).eval() for entry, graph in graphs.items()}
+    return graphs
 
 
-def export_executorch(
-    canet: Canet,
-    integers: IntegerModel | None,
-    routes: Sequence[Route],
-    k: int,
-    out_dir: Path,
-    progress: Progress = lambda _: None,
-    *,
-    seen: Seen = "keep",
-) -> ExportResult:
+def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
     """Write ``canet.pte``: methods ``router`` (seq int32 [1, L] -> route id int64 [1]) and one per route
     (seq -> scores float32 [1, k], ids int64 [1, k]).
 
     Args:
-        canet: the model, as trained.
-        integers: of that model, for int8; None for fp32.
-        routes: which submodels.
-        k: how many items a route returns, at most V.
+        job: what to write.
         out_dir: an existing folder.
         progress: told what is being done.
-        seen: ``exclude`` removes the items of the input inside the graph.
 
     Raises:
-        CanetError: the toolkit is missing, k is impossible, a route is not one delegate, or a constant of
-            the model does not stand verbatim in the written file.
+        CanetError: the toolkit is missing, or a route is not one delegate.
     """
     kit = _toolkit()
-    config = canet.supernet.config
-    if not 1 <= k <= config.items:
-        raise CanetError(f"k is {k}, the model has {config.items} items", fix=f"--k {min(20, config.items)}")
-    graphs = build_graphs(canet, integers, routes, k, seen)
-    example = (torch.zeros(1, config.length, dtype=torch.int32),)
+    graphs = job_graphs(job)
+    example = (torch.zeros(1, job.canet.supernet.config.length, dtype=torch.int32),)
     with quiet(), torch.no_grad(), fast_lowering():
         programs = {}
         for number, (entry, graph) in enumerate(graphs.items(), start=1):
@@ -174,22 +110,29 @@ def export_executorch(
             compile_config=kit.EdgeConfig(_check_ir_validity=False),
         )
         progress("write the program")
-        program = edge.to_executorch(kit.BackendConfig(do_quant_fusion_and_const_prop=integers is not None))
+        has_integers = job.integers is not None
+        program = edge.to_executorch(kit.BackendConfig(do_quant_fusion_and_const_prop=has_integers))
     delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
     _require_one_delegate(delegation)
     path = out_dir / MODEL_FILE
     with path.open("wb") as file:
         program.write_to_file(file)
-    progress("read the weights back")
-    _verify_constants(path, graphs)
-    largest = canet.space.largest
-    whole = graphs.get(largest.entry) or build_graphs(canet, integers, [largest], k, seen)[largest.entry]
+    largest = job.canet.space.largest
+    whole = graphs.get(largest.entry) or job_graphs(job, [largest])[largest.entry]
     return ExportResult(
         model_file=MODEL_FILE,
+        files=(MODEL_FILE,),
         exporter={"executorch": version("executorch"), "torch": version("torch").partition("+")[0]},
         sizes=measure(graphs, ROUTER_ENTRY, whole, path.stat().st_size),
+        minimum_os=MINIMUM_OS,
+        index_dtype="int64",
         delegation=delegation,
     )
+
+
+def require_toolkit() -> None:
+    """Raises: CanetError: ExecuTorch is missing; names the extra to install."""
+    _toolkit()
 
 
 def _toolkit() -> SimpleNamespace:
@@ -257,19 +200,3 @@ def _require_one_delegate(delegation: Sequence[Delegation]) -> None:
                 f"{row.entry} became {row.partitions} XNNPACK delegates, not one; outside stayed {left}",
                 fix="this version of ExecuTorch splits the graph: use one in the range of pyproject.toml",
             )
-
-
-def _verify_constants(path: Path, graphs: Mapping[str, nn.Module]) -> None:
-    """Find every constant of every graph, integers and scales alike, verbatim in the written file."""
-    blob = path.read_bytes()
-    checked: set[bytes] = set()
-    for entry, graph in graphs.items():
-        for name, tensor in constants(graph):
-            data = tensor_bytes(tensor)
-            if data not in checked and data not in blob:
-                raise CanetError(
-                    f"{entry}: the {len(data)} bytes of {name} do not stand in the file",
-                    where=path,
-                    fix="use a version of ExecuTorch in the range of pyproject.toml",
-                )
-            checked.add(data)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from canet_mobile.model.canet import Canet
+from canet_export.executorch.export import MODEL_FILE, job_graphs
+from canet_export.job import Job
+from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.replay.compare import Check, Failure
-from canet_mobile.replay.package import Package
 
 NOT_LEARNT = ("future", "mean")  # constants that the graphs make themselves; not every route uses them
 TABLES = "table."  # item tables stay outside the delegate, which has a store of its own
@@ -31,51 +33,43 @@ class Constant:
     data: bytes
 
 
-def check_weights(package: Package, reference: Canet) -> Check:
-    """Find every constant that the checkpoint puts into this package's graphs in its model file.
+def check_stored(directory: Path, job: Job) -> Check:
+    """Find every constant that the job's numbers put into the graphs in the written file.
 
     Args:
-        package: an fp32 or int8 package for executorch.
-        reference: its checkpoint.
+        directory: holds ``canet.pte``.
+        job: what was exported.
     """
-    blob = package.model_path.read_bytes()
-    constants = expected_constants(package, reference)
+    blob = (directory / MODEL_FILE).read_bytes()
+    expected_all = expected_constants(job)
     failures = []
     claimed: list[tuple[int, int]] = []
     # The longest first: a small slice can be the beginning of a larger one, and needs its own place.
-    for constant in sorted(constants, key=lambda constant: -len(constant.data)):
+    for constant in sorted(expected_all, key=lambda constant: -len(constant.data)):
         size = len(constant.data)
         start = _unclaimed(blob, constant.data, claimed)
         if start is None:
-            expected = f"these {size} bytes in {package.model_path.name}"
+            expected = f"these {size} bytes in {MODEL_FILE}"
             found = _nearest(blob, constant.data)
             failures.append(Failure("weights", constant.entry, None, constant.name, expected, found))
         else:
             insort(claimed, (start, start + size))
-    share = 1 - len(failures) / len(constants)
-    detail = (
-        f"{len(constants) - len(failures)} of {len(constants)} constants stand verbatim in the model file"
-    )
-    return Check("weights", not failures, len(constants), share, 1.0, detail, tuple(failures))
+    total = len(expected_all)
+    found = total - len(failures)
+    detail = f"{found} of {total} constants stand verbatim in the model file"
+    return Check("weights", not failures, total, found / total, 1.0, detail, tuple(failures))
 
 
-def expected_constants(package: Package, reference: Canet) -> list[Constant]:
-    """Every constant that the exporter puts into the package; equal ones of one store stand there once."""
+def expected_constants(job: Job) -> list[Constant]:
+    """Every constant that the exporter puts into the file; equal ones of one store stand there once."""
     found: dict[tuple[bool, bytes], Constant] = {}
-    for constant in _all_constants(package, reference):
+    for constant in _all_constants(job):
         found.setdefault((constant.is_table, constant.data), constant)
     return list(found.values())
 
 
-def _all_constants(package: Package, reference: Canet) -> Iterator[Constant]:
-    from canet_export.executorch import build_graphs
-    from canet_export.integers import quantize_model
-    from canet_export.sizes import constants, tensor_bytes
-
-    integers = quantize_model(reference) if package.quantization == "int8" else None
-    routes = [route.route for route in package.routes]
-    graphs = build_graphs(reference, integers, routes, package.k, package.manifest["seen"])
-    for entry, graph in graphs.items():
+def _all_constants(job: Job) -> Iterator[Constant]:
+    for entry, graph in job_graphs(job).items():
         for path, tensor in constants(graph):
             if not path.endswith(NOT_LEARNT):
                 yield Constant(entry, path, path.startswith(TABLES), tensor_bytes(tensor))

@@ -1,0 +1,1 @@
+"""ExecuTorch: one program (.pte) with a method per route, lowered to XNNPACK."""
