@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--resume", "nowhere", "--set", "lr=1"], 2, "keeps its own configuration"),
         (["evaluate"], 1, "canet-mobile train"),
         (["export", "--target", "executorch"], 1, "canet-mobile train"),
-        (["export", "--target", "coreml"], 2, "coreml"),
+        (["export", "--target", "coremll"], 2, "coreml"),
         (["parity", "nowhere"], 1, "nowhere"),
         (["replay", "nowhere"], 1, "nowhere"),
         (["inspect", "nowhere"], 1, "nowhere"),

@@ -137,7 +137,15 @@ def test_wrong_usage_is_refused_before_any_work(
 ) -> None:
     run = world[0].directory
     for arguments, error, text in (
-        (("--target", "coreml"), UsageError, "'coreml' is not built yet"),
+        (("--target", "executorch", "--route", "e8_h8_d1"), UsageError, "--route is for onnx"),
+        (("--target", "onnx", "--split"), UsageError, "--split is for executorch"),
+        (("--target", "executorch", "--max-mflops", "0.0001"), UsageError, "no route is that cheap"),
+        (("--target", "executorch", "--routes", ","), UsageError, "names no route"),
+        (
+            ("--target", "executorch", "--routes", "e8_h8_d1", "--max-mflops", 9),
+            UsageError,
+            "give one of them",
+        ),
         (("--target", "executorc"), UsageError, "did you mean 'executorch'"),
         (("--target", "executorch", "--routes", "e8_h8_d3"), UsageError, "did you mean 'e8_h8_d"),
         (("--target", "executorch", "--k", 4000), UsageError, "there are only"),

@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from replay_toys import ITEMS, LENGTH, K, refresh, torch_device, toy_canet, toy_queries, write_package
+from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
 
 from canet_mobile.errors import CanetError, ParityError, UsageError
-from canet_mobile.model.canet import Canet
-from canet_mobile.model.router import Router, RouterConfig
-from canet_mobile.model.space import RoutingSpace
-from canet_mobile.model.supernet import Supernet, SupernetConfig
 from canet_mobile.replay import parity as parity_module
 from canet_mobile.replay import replay as replay_module
-from canet_mobile.replay import weights as weights_module
 from canet_mobile.replay.checks import LIMITS, check_golden, check_routes, check_task, check_users
 from canet_mobile.replay.compare import Check
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend
@@ -215,13 +210,6 @@ def test_a_damaged_package_is_a_parity_failure_and_no_package_is_not(tmp_path: P
         assert error.value.exit_code == 1
 
 
-def test_quantizations_without_limits_are_refused(tmp_path: Path) -> None:
-    directory = write_package(tmp_path / "package", CANET)
-    refresh(directory, quantization="int4")
-    with pytest.raises(CanetError, match="int4"):
-        parity_module.parity(open_package(directory))
-
-
 def run_replay(
     package: Package, monkeypatch: pytest.MonkeyPatch, change: Any, **options: Any
 ) -> dict[str, Any]:
@@ -311,13 +299,6 @@ def test_an_unknown_device_suggests_the_nearest(package: Package) -> None:
         open_device(package, "andriod")
 
 
-def test_a_package_for_another_runtime_is_refused(tmp_path: Path) -> None:
-    directory = write_package(tmp_path / "package", CANET)
-    refresh(directory, target="coreml")
-    with pytest.raises(CanetError, match="package for coreml"):
-        open_device(open_package(directory))
-
-
 def test_exclude_keeps_the_input_out_of_the_reference() -> None:
     seqs = QUERIES.inputs(slice(None), 8)
     route = CANET.space.largest
@@ -334,24 +315,6 @@ def test_ranks_and_overlap() -> None:
     assert overlap(ids, np.array([[7, 8, 9], [6, 5, 9]]), 3).tolist() == [0.0, pytest.approx(2 / 3)]
 
 
-def test_a_constant_of_both_stores_needs_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = bytes(range(100, 164))
-    constants = [
-        weights_module.Constant("e8_h8_d1", "table.0.weight", True, data),
-        weights_module.Constant("e8_h8_d1", "classifier.0.weight", False, data),
-        weights_module.Constant("e8_h8_d1", "bias", False, data[:16]),
-    ]
-    monkeypatch.setattr(weights_module, "expected_constants", lambda *_: constants)
-
-    def failures(program: bytes) -> list[str]:
-        opened = open_package(write_package(tmp_path / "package", CANET, program))
-        return [failure.tensor for failure in weights_module.check_weights(opened, CANET).failures]
-
-    assert failures(data + b"\0" * 8 + data + data[:16]) == []
-    assert failures(data + b"\0" * 8 + data) == ["bias"]
-    assert failures(data + data[:16] + b"\0" * 8) == ["classifier.0.weight"]
-
-
 def test_a_golden_row_fails_on_its_route_alone(package: Package) -> None:
     row = package.golden[3]
 
@@ -362,14 +325,3 @@ def test_a_golden_row_fails_on_its_route_alone(package: Package) -> None:
     (failure,) = check.failures
     assert (failure.entry, failure.case, failure.tensor) == ("router", "golden.jsonl line 4", "route")
     assert (failure.expected, failure.found) == (str(row.route), str((row.route + 1) % 8))
-
-
-def test_a_tied_table_is_expected_in_both_stores(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    space = RoutingSpace((32,), (32,), (1, 2))
-    supernet = Supernet(SupernetConfig(ITEMS, LENGTH, space, tied=True))
-    tied = Canet(supernet, Router(RouterConfig(ITEMS, LENGTH, len(space)))).eval()
-    opened = open_package(write_package(tmp_path / "package", tied))
-    table = supernet.item_table.detach().numpy().tobytes()
-    stores = [c.is_table for c in weights_module.expected_constants(opened, tied) if c.data == table]
-    assert sorted(stores) == [False, True]

@@ -219,7 +219,7 @@ def _print(manifest: dict[str, Any], folder: Path) -> None:
         f"{folder}  {manifest['target']}, {manifest['quantization']}, k={manifest['k']}, "
         f"seen={manifest['seen']}, {manifest['items']:,} items, {len(manifest['routes'])} route(s), router\n"
     )
-    print_sizes(manifest)
+    print_sizes(manifest, len(manifest["routes"]))
     routes = [row for row in manifest["delegation"] if row["entry"] != manifest["router"]["entry"]]
     if routes:
         outside = sorted({name for row in routes for name in row["undelegated"]})

@@ -203,11 +203,14 @@ def _print_package(found: dict[str, Any]) -> None:
         ]
     )
     click.echo()
-    print_sizes(found)
+    print_sizes(found, len(found["entries"]) - 1)
     costs = f"{'paper':>9}{'executed':>10}  MFLOPs"
-    click.echo(f"\n{'id':>3}  {'entry':<16}{costs}  delegate partitions; outside of them")
+    is_known = any(row["partitions"] is not None for row in found["entries"])
+    heading = "delegate partitions; outside of them" if is_known else "delegation: decided at load time"
+    click.echo(f"\n{'id':>3}  {'entry':<16}{costs}  {heading}")
     for row in found["entries"]:
         outside = ", ".join(f"{name} x{count}" for name, count in row["undelegated"].items()) or "nothing"
         partitions = "?" if row["partitions"] is None else row["partitions"]
         costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
-        click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{'':<10}{partitions}; {outside}")
+        delegated = f"{'':<10}{partitions}; {outside}" if is_known else ""
+        click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{delegated}")

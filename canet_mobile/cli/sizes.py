@@ -16,7 +16,7 @@ def size_text(count: int | None) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def print_sizes(manifest: dict[str, Any]) -> None:
+def print_sizes(manifest: dict[str, Any], routes: int) -> None:
     """Bytes by part, then what sharing saves: against the full model alone, and one file per route."""
     sizes = manifest["sizes"]
     total = sizes["total_bytes"]
@@ -30,4 +30,4 @@ def print_sizes(manifest: dict[str, Any]) -> None:
         click.echo(f"{'full model alone':<18}{size_text(alone):>14}   {ratio}")
     if separate:
         share = f"computed; ours is {total / separate:.1%} of it"
-        click.echo(f"{len(manifest['routes']) + 1:>2} separate files {size_text(separate):>14}   {share}")
+        click.echo(f"{routes + 1:>2} separate files {size_text(separate):>14}   {share}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from canet_mobile.replay.compare import Check
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """A runtime that packages are made for.
 
