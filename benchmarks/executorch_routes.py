@@ -15,13 +15,15 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from canet_export.executorch import export_executorch
-from canet_export.integers import dequantized, quantize_model
+from canet_export.executorch.export import export
+from canet_export.integers import quantize_model
+from canet_export.job import Job
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
@@ -76,31 +78,23 @@ def measure(canet: Canet, quantize: str, runs: int) -> dict[str, Any]:
     portable._unsafe_reset_threadpool(1)
     config = canet.supernet.config
     integers = quantize_model(canet) if quantize == "int8" else None
-    reference = canet if integers is None else dequantized(canet, integers)
+    job = Job(canet, integers, quantize, canet.space.routes, 20)  # type: ignore[arg-type]
     seqs = histories(config.items, config.length, ROUTER_HISTORIES)
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        result = export_executorch(
-            canet,
-            integers,
-            canet.space.routes,
-            20,
-            Path(folder),
-            lambda text: print(text, file=sys.stderr),
-        )
+        result = export(job, Path(folder), lambda text: print(text, file=sys.stderr))
         seconds = time.process_time() - start
         program = Runtime.get().load_program(Path(folder) / result.model_file)
         route = program.load_method("router")
         agree = sum(
             int(route.execute([seq[None]])[0]) == int(expected)
-            for seq, expected in zip(seqs, reference.route(seqs), strict=True)
+            for seq, expected in zip(seqs, job.reference.route(seqs), strict=True)
         )
         times = {r.entry: latency_ms(program, r.entry, seqs[:1], runs) for r in canet.space}
         router_ms = latency_ms(program, "router", seqs[:1], runs)
     with tempfile.TemporaryDirectory() as folder:
-        largest = [canet.space.largest]
         alone_start = time.process_time()
-        export_executorch(canet, integers, largest, 20, Path(folder))
+        export(replace(job, routes=(canet.space.largest,)), Path(folder))
         alone_seconds = time.process_time() - alone_start
         alone_bytes = (Path(folder) / result.model_file).stat().st_size
     smallest, full = times[canet.space.smallest.entry], times[canet.space.largest.entry]
@@ -111,7 +105,7 @@ def measure(canet: Canet, quantize: str, runs: int) -> dict[str, Any]:
         "full_model_and_router_measured_bytes": alone_bytes,
         "full_model_and_router_export_cpu_seconds": round(alone_seconds, 1),
         "router_agreement_same_integers": agree / len(seqs),
-        "router_agreement_fp32": float((reference.route(seqs) == canet.route(seqs)).float().mean()),
+        "router_agreement_fp32": float((job.reference.route(seqs) == canet.route(seqs)).float().mean()),
         "router_ms": round(router_ms, 4),
         "latency_ms": {entry: round(value, 4) for entry, value in times.items()},
         "smallest_to_full": round(smallest / full, 4),

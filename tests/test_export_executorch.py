@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from canet_export.lowering import fast_lowering
 from conftest import random_canet, random_histories
 
-from canet_export import executorch as exporter
-from canet_export.executorch import ExportResult, _verify_constants, build_graphs, export_executorch
-from canet_export.integers import IntegerModel, dequantized, quantize_model
+from canet_export.executorch import export as exporter
+from canet_export.executorch.export import export, job_graphs
+from canet_export.executorch.lowering import fast_lowering
+from canet_export.executorch.stored import check_stored
+from canet_export.integers import IntegerModel, quantize_model
+from canet_export.job import ExportResult, Job
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
-from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.space import Route, RoutingSpace
 
 pytest.importorskip("executorch")
 ITEMS, LENGTH, K = 150, 10, 12
@@ -29,24 +31,29 @@ INTEGER_SPACE = RoutingSpace((16,), (8, 16), (1, 2))
 
 @dataclass(frozen=True)
 class Exported:
-    canet: Canet
-    integers: IntegerModel | None
-    reference: Canet
+    job: Job
     result: ExportResult
     path: Path
     program: Any
+
+    @property
+    def integers(self) -> IntegerModel | None:
+        return self.job.integers
+
+
+def make_job(canet: Canet, quantize: bool, k: int = K, routes: tuple[Route, ...] | None = None) -> Job:
+    integers = quantize_model(canet) if quantize else None
+    return Job(canet, integers, "int8" if quantize else "fp32", routes or canet.space.routes, k)
 
 
 def exported(folder: Path, space: RoutingSpace, table: str, quantize: bool) -> Exported:
     with quiet():
         import executorch.kernels.quantized  # noqa: F401
         from executorch.runtime import Runtime
-    canet = random_canet(items=ITEMS, length=LENGTH, space=space, table=table)
-    integers = quantize_model(canet) if quantize else None
-    result = export_executorch(canet, integers, space.routes, K, folder)
-    reference = canet if integers is None else dequantized(canet, integers)
+    job = make_job(random_canet(items=ITEMS, length=LENGTH, space=space, table=table), quantize)
+    result = export(job, folder)
     path = folder / result.model_file
-    return Exported(canet, integers, reference, result, path, Runtime.get().load_program(path))
+    return Exported(job, result, path, Runtime.get().load_program(path))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +76,8 @@ def answers(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The package's scores and ids, and PyTorch's score of every class."""
     scores, ids = found.program.load_method(entry).execute([seq.to(torch.int32)])
-    states = found.reference.supernet.sliced(seq, found.canet.space.named(entry))
-    return scores, ids, found.reference.supernet.scores(states[:, -1])
+    states = found.job.reference.supernet.sliced(seq, found.job.canet.space.named(entry))
+    return scores, ids, found.job.reference.supernet.scores(states[:, -1])
 
 
 @torch.no_grad()
@@ -100,13 +107,13 @@ def test_the_router_is_pytorchs(either: Exported) -> None:
     for seq in random_histories(60, ITEMS, LENGTH).split(1):
         (found,) = router.execute([seq.to(torch.int32)])
         assert found.dtype == torch.int64
-        assert torch.equal(found, either.reference.route(seq))
+        assert torch.equal(found, either.job.reference.route(seq))
 
 
 def test_every_method_is_one_delegate(either: Exported) -> None:
     assert [row.entry for row in either.result.delegation] == [
         "router",
-        *(r.entry for r in either.canet.space),
+        *(r.entry for r in either.job.canet.space),
     ]
     for row in either.result.delegation:
         assert row.partitions == 1
@@ -137,15 +144,15 @@ def test_integers_and_scales_stand_verbatim_in_the_file(int8: Exported) -> None:
         assert tensor_bytes(block.scale[part, :8]) in blob
 
 
-def test_a_changed_constant_is_an_error_that_names_it(fp32: Exported, tmp_path: Path) -> None:
-    graphs = build_graphs(fp32.canet, None, FLOAT_SPACE.routes[:1], K, "keep")
+def test_a_changed_constant_is_a_failure_that_names_it(fp32: Exported, tmp_path: Path) -> None:
     path, blob = tmp_path / "canet.pte", fp32.path.read_bytes()
     path.write_bytes(blob)
-    _verify_constants(path, graphs)
-    weight = next(t for name, t in constants(graphs["e8_h8_d2"]) if name == "blocks.0.ffn1.weight")
+    assert check_stored(tmp_path, fp32.job).passed
+    graph = job_graphs(fp32.job)["e8_h8_d2"]
+    weight = next(t for name, t in constants(graph) if name == "blocks.0.ffn1.weight")
     path.write_bytes(blob.replace(tensor_bytes(weight), tensor_bytes(weight + 1)))
-    with pytest.raises(CanetError, match=r"e8_h8_d2: the 1024 bytes of blocks\.0\.ffn1\.weight"):
-        _verify_constants(path, graphs)
+    (failure,) = check_stored(tmp_path, fp32.job).failures
+    assert (failure.entry, failure.tensor) == ("e8_h8_d2", "blocks.0.ffn1.weight")
 
 
 def test_constants_are_stored_once(either: Exported) -> None:
@@ -156,16 +163,16 @@ def test_constants_are_stored_once(either: Exported) -> None:
     scales = 4 if either.integers is not None else 0
     assert sizes.item_table_bytes == (ITEMS + 1) * (16 * width + scales)
     assert sizes.classifier_bytes == (ITEMS + 1) * (16 * width + scales + 4)
-    assert either.path.read_bytes().count(tensor_bytes(either.canet.supernet.positions)) == 1
+    assert either.path.read_bytes().count(tensor_bytes(either.job.canet.supernet.positions)) == 1
 
 
 def test_errors_of_the_caller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     canet = random_canet(items=5, length=4, space=RoutingSpace((8,), (8,), (1,)))
     with pytest.raises(CanetError, match="k is 6, the model has 5 items"):
-        export_executorch(canet, None, canet.space.routes, 6, tmp_path)
+        make_job(canet, False, 6)
     monkeypatch.setitem(sys.modules, "executorch.exir", None)
     with pytest.raises(CanetError, match=r"pip install 'canet-mobile\[executorch\]'"):
-        export_executorch(canet, None, canet.space.routes, 2, tmp_path)
+        export(make_job(canet, False, 2), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -174,12 +181,12 @@ def test_fast_lowering_writes_the_same_bytes(
 ) -> None:
     from contextlib import nullcontext
 
-    unrouted = Canet(int8.canet.supernet, None)
-    integers = quantize_model(unrouted)
+    unrouted = Canet(int8.job.canet.supernet, None)
+    job = make_job(unrouted, True, routes=(INTEGER_SPACE.routes[1],))
     written = []
     for name, context in (("fast", fast_lowering), ("stock", nullcontext)):
         monkeypatch.setattr(exporter, "fast_lowering", context)
         (tmp_path / name).mkdir()
-        result = export_executorch(unrouted, integers, [INTEGER_SPACE.routes[1]], K, tmp_path / name)
+        result = export(job, tmp_path / name)
         written.append((tmp_path / name / result.model_file).read_bytes())
     assert written[0] == written[1]

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from canet_mobile.replay.weights import check_weights, expected_constants
 from click.testing import CliRunner, Result
 from replay_toys import LENGTH, K, refresh, toy_canet, toy_dataset, toy_run, write_package
 
-from canet_export.executorch import export_executorch
-from canet_export.integers import dequantized, quantize_model
+from canet_export.executorch.export import export
+from canet_export.executorch.stored import check_stored, expected_constants
+from canet_export.integers import quantize_model
+from canet_export.job import Job
 from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.split import held_out
@@ -26,7 +27,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import open_package
-from canet_mobile.replay.reference import routed_lists
+from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.schema import validate
 
 pytest.importorskip("executorch")
@@ -51,14 +52,18 @@ class World:
 def make_world(root: Path, quantization: str) -> World:
     canet = toy_canet(space=SPACE)
     integers = quantize_model(canet) if quantization == "int8" else None
+    job = Job(canet, integers, quantization, canet.space.routes, K)  # type: ignore[arg-type]
     dataset = toy_dataset(root / "dataset")
     run = toy_run(root / "run", dataset, canet)
-    export_executorch(canet, integers, canet.space.routes, K, root)
+    export(job, root)
     package = write_package(
         root / "package",
-        canet if integers is None else dequantized(canet, integers),
+        job.reference,
         (root / "canet.pte").read_bytes(),
         quantization=quantization,
+        integers=None
+        if integers is None
+        else {"sha256": integers.sha256, "tensors": len(integers.tensors), "higher_precision": []},
         dataset={"name": "toy", "content_hash": dataset.content_hash, "directory": str(dataset.directory)},
         checkpoint={"run": "run", "sha256": run.checkpoint_sha256},
     )
@@ -179,7 +184,8 @@ def test_a_byte_too_small_to_move_a_score_is_caught_by_the_bytes(world: World, t
 
 
 def test_every_constant_is_looked_for_at_a_place_of_its_own(world: World, tmp_path: Path) -> None:
-    constants = expected_constants(open_package(world.package), world.canet)
+    job = exported_job(open_package(world.package), world.canet)
+    constants = expected_constants(job)
     blob = (world.package / "canet.pte").read_bytes()
     package = world.copy(tmp_path)
     path = package / "canet.pte"
@@ -190,7 +196,7 @@ def test_every_constant_is_looked_for_at_a_place_of_its_own(world: World, tmp_pa
             continue
         tried += 1
         flip(path, data, len(data) // 2, 0x01)
-        check = check_weights(open_package(package), world.canet)
+        check = check_stored(package, job)
         assert [failure.tensor for failure in check.failures] == [constant.name]
         path.write_bytes(blob)
     assert tried > 20
@@ -208,7 +214,8 @@ def test_damage_to_a_small_slice_does_not_hide_behind_a_larger_one(world: World,
     blob[own + 9] ^= 1
     path.write_bytes(bytes(blob))
     refresh(package)
-    (failure,) = check_weights(open_package(package), world.canet).failures
+    job = exported_job(open_package(package), world.canet)
+    (failure,) = check_stored(package, job).failures
     assert (failure.entry, failure.tensor) == ("e32_h8_d2", "project.weight")
     assert f"offset {own + 9}" in failure.found
 
