@@ -18,10 +18,11 @@ COMMANDS = {
     "train": "Train CANet or a plain SASRec.",
     "evaluate": "Judge a run on held-out users, beside honest references.",
     "costs": "Print what every submodel of a routing space costs.",
-    "export": "Turn a run into one package for a phone's runtime.",
+    "export": "Turn a run into one package per phone runtime.",
     "inspect": "Tell what is inside a data set, run or package.",
     "replay": "Replay held-out users through a package's runtime.",
     "parity": "Check a package against PyTorch; exit 3 when it fails.",
+    "doctor": "Tell which toolkits, compilers and devices are here.",
     "demo": "Train, evaluate, export, check and replay the embedded data set.",
 }
 
