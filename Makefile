@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e '.[executorch,dev]'
+	$(PIP) install -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 demo: $(VENV)/installed

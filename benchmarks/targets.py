@@ -4,11 +4,12 @@
     python benchmarks/targets_table.py            # docs/targets/README.md from the records
 
 Each package is exported and checked with `canet-mobile export`, replayed by test users (accuracy beside
-PyTorch fp32 on the same users), and timed in a process of its own: one thread, rounds in which the package and
-the stock fp32 export of a plain SASRec (128 x 8, what a user would ship without us) take turns, so that ratios
-hold on a noisy machine. Memory is what opening the package and running router and one route adds to the
-process. Core ML cannot run off a Mac: its accuracy is the reference interpreter's, its latency and memory are
-not measured. Records stand in benchmarks/results/targets/; one that is there is not made again (--again does).
+PyTorch fp32 on the same users), and timed in a process of its own: one thread, rounds in which the package
+and the stock fp32 export of a plain SASRec (128 x 8, what a user would ship without us) take turns, so that
+ratios hold on a noisy machine. Memory is what opening the package and running router and one route adds to
+the process. Core ML cannot run off a Mac: its accuracy is the reference interpreter's, its latency and
+memory are not measured. Records stand in benchmarks/results/targets/; one that is there is not made again
+(--again does).
 """
 
 from __future__ import annotations

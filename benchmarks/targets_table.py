@@ -1,0 +1,136 @@
+"""Turn the records of benchmarks/results/targets/ and package_sizes.json into docs/targets/README.md.
+
+    python benchmarks/targets_table.py
+
+Nothing is computed here but ratios: every figure stands in a record that targets.py or package_sizes.py wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+OUT = HERE.parent / "docs" / "targets" / "README.md"
+ORDER = ("executorch", "coreml", "tflite", "onnx")
+PRESETS = ("fp32", "fp16", "int8", "int4")
+NONE = "not measured"
+INTRO = """# Targets side by side
+
+Made by `python benchmarks/targets_table.py` from the records in `benchmarks/results/`. What each format is and how
+an app runs it: [executorch](executorch.md), [coreml](coreml.md), [tflite](tflite.md), [onnx](onnx.md).
+
+Latencies are those of x86-64 host runtimes on one thread and are given as ratios to the stock fp32 export of a plain
+SASRec (128 x 8) with the same toolkit, taken in turns in one process: what a user would ship without canet-mobile.
+Core ML cannot run off a Mac: its accuracy is that of the reference interpreter, its latency and memory are not
+measured. Memory is what the package adds to a Python process that has the runtime loaded or loads it meanwhile, so
+read differences between presets of one target. No phone was measured.
+"""
+
+
+def megabytes(size: int) -> str:
+    """Bytes in MB (powers of ten)."""
+    return f"{size / 1e6:.2f}"
+
+
+def records() -> list[dict[str, Any]]:
+    """Every record, by run, target and preset."""
+    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "targets").glob("*.json"))]
+    return sorted(
+        found,
+        key=lambda r: (r["items"], ORDER.index(r["target"]), PRESETS.index(r["quantization"])),
+    )
+
+
+def row(record: dict[str, Any]) -> str:
+    """One line of the table of a run."""
+    sizes, accuracy = record["sizes"], record["accuracy"]
+    latency, memory = record["latency"], record["memory"]
+    ours, theirs = accuracy["package"]["ndcg@10"], accuracy["pytorch_fp32"]["ndcg@10"]
+    cells = [
+        f"{record['target']} {record['quantization']}",
+        megabytes(sizes["total_bytes"]),
+        f"{sizes['total_bytes'] / sizes['full_model_alone_bytes']:.2f}",
+        f"{ours:.4f} / {theirs:.4f} ({ours / theirs - 1:+.1%})",
+        f"{accuracy['router']:.1%}",
+        f"{accuracy['top10_overlap']:.3f}",
+    ]
+    if latency is None or "failed" in latency:
+        cells += [NONE] * 3
+    else:
+        cells += [f"{latency[name]['to_stock_fp32']:.2f}" for name in ("smallest", "average_user", "full")]
+    if memory is None or "failed" in memory:
+        cells += [NONE] * 2
+    else:
+        cells += [
+            f"{memory['router_and_smallest_first_ms'] + memory['program_ms']:.0f}",
+            f"{memory['router_and_smallest_bytes'] / 1e6:.0f}",
+        ]
+    cells.append(f"{record['export_and_checks_cpu_seconds']:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def run_table(rows: list[dict[str, Any]]) -> str:
+    """The table of one run."""
+    first = rows[0]
+    integers = {r["integers"]["sha256"] for r in rows if r["quantization"] == "int8" and r["integers"]}
+    said = ""
+    if len(integers) == 1:
+        count = sum(r["quantization"] == "int8" for r in rows)
+        said = f"The {count} int8 packages hold the same integers (`{next(iter(integers))[:16]}`).\n\n"
+    head = (
+        f"## {first['run']}: {first['items']:,} items, {first['routes']} routes, "
+        f"{first['accuracy']['users']:,} test users\n\n{said}"
+        "| target, preset | MB | / full model alone | NDCG@10: package / PyTorch fp32 | same route "
+        "| top-10 overlap | smallest | average user | full | load + first call, ms | memory, MB "
+        "| export + checks, CPU s |\n"
+        f"|---|{'---:|' * 11}\n"
+    )
+    return head + "\n".join(map(row, rows)) + "\n"
+
+
+def sizes_table() -> str:
+    """Sizes and export times over catalogues."""
+    path = RESULTS / "package_sizes.json"
+    if not path.exists():
+        return ""
+    rows = json.loads(path.read_text())["rows"]
+    rows.sort(key=lambda r: (r["items"], ORDER.index(r["target"]), PRESETS.index(r["quantization"])))
+    lines = [
+        f"| {r['items']:,} | {r['target']} {r['quantization']} | {megabytes(r['model_bytes'])} "
+        f"| {megabytes(r['full_model_alone_bytes'])} | {r['ratio']:.3f} | {r['export_cpu_seconds']:.0f} "
+        f"| {r['peak_resident_bytes'] / 1e9:.1f} |"
+        for r in rows
+    ]
+    return (
+        "## Over catalogues\n\nRandom weights, length 50, untied, shared router table, 36 routes: "
+        "`python benchmarks/package_sizes.py`.\n\n"
+        "| items | target, preset | all routes and router, MB | full model alone, MB | ratio "
+        "| export, CPU s | peak memory, GB |\n|---:|---|---:|---:|---:|---:|---:|\n" + "\n".join(lines) + "\n"
+    )
+
+
+def document() -> str:
+    """The whole page."""
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for record in records():
+        by_run.setdefault(record["run"], []).append(record)
+    return "\n".join([INTRO, *map(run_table, by_run.values()), sizes_table()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(document(), encoding="utf-8")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
