@@ -1,0 +1,95 @@
+"""ONNX packages on this machine: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
+from canet_mobile.replay.package import Package
+
+FATAL = 4  # log level: errors come as exceptions
+ANSWER = ["scores", "ids"]
+
+
+def open_device(package: Package, threads: int) -> Device:
+    """Load a package's graph; one session serves the router and every route.
+
+    The router is asked for alone (``route``, and only the nodes that it needs run); a route is run by giving
+    its id as ``force_route``, and the router then does not run.
+
+    Raises:
+        CanetError: the toolkit is missing.
+        RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise CanetError(
+            f"running a package on this machine needs ONNX Runtime ({error})",
+            fix="pip install 'canet-mobile[onnx]'",
+        ) from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = FATAL
+    started = time.perf_counter_ns()
+    with _runtime_errors(package, None):
+        session = ort.InferenceSession(str(package.model_path), options, providers=["CPUExecutionProvider"])
+    program_ms = (time.perf_counter_ns() - started) / 1e6
+    force = package.manifest["interface"].get("route_input")
+    _require_names(package, session, ["seq", *([force] if force else [])])
+    ids = {route.entry: route.id for route in package.routes}
+    route_only = ort.RunOptions()
+    route_only.only_execute_path_to_fetches = True
+
+    def load(entry: str) -> float:
+        if entry != ROUTER and entry not in ids:
+            raise unknown_name("entry", entry, [ROUTER, *ids], where=package.model_path)
+        return 0.0  # the session is whole from the start
+
+    def call(entry: str, seq: Sequences) -> Answer:
+        load(entry)
+        feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None]}
+        names, run_options = ANSWER, None
+        if entry == ROUTER:
+            names, run_options = ["route"], route_only
+        elif force:
+            feeds[force] = np.array([ids[entry]], np.int32)
+        with _runtime_errors(package, entry):
+            start = time.perf_counter_ns()
+            outputs = session.run(names, feeds, run_options)
+            taken = time.perf_counter_ns() - start
+        return Answer(tuple(outputs), taken)
+
+    return Device("host", f"onnxruntime {ort.__version__}", threads, program_ms, load, call)
+
+
+def _require_names(package: Package, session: Any, inputs: list[str]) -> None:
+    has = {value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())}
+    has |= {value.name for value in session.get_outputs()}
+    missing = sorted({*inputs, "route", *ANSWER} - has)
+    if missing:
+        raise RuntimeFailure(
+            f"does not have {', '.join(missing)}, which the manifest promises",
+            where=package.model_path,
+            fix="export the package again",
+        )
+
+
+@contextmanager
+def _runtime_errors(package: Package, entry: str | None) -> Iterator[None]:
+    """Turn the runtime's errors, which have no class in common, into ones that name file and entry."""
+    try:
+        yield
+    except Exception as error:
+        what = "the graph does not load" if entry is None else f"the entry {entry!r} failed"
+        raise RuntimeFailure(
+            f"{what}: {error}",
+            where=package.model_path,
+            fix="export the package again with this version of onnxruntime",
+        ) from error

@@ -1,0 +1,137 @@
+"""A model's numbers in the layouts of the ONNX file.
+
+Matrices are transposed, [in, out], as MatMul takes them. Attention matrices are stored with the channels of
+each head together ([head, channel of the head]; channel c of the model is channel c // 4 of head c mod 4), so
+that the prefix of a route is the prefix of every head and comes out of a Slice ready for attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from canet_export.graph import panels
+from canet_export.integers import is_quantized, parameters
+from canet_export.job import Job
+from canet_mobile.model.space import FFN, HEADS
+
+Kind = Literal["float32", "float16", "uint8"]
+ZERO_POINT = (
+    128  # int8 + 128: x86 without VNNI saturates products of uint8 and int8, never of uint8 and uint8
+)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix as it is stored: values in their layout, and with uint8 the scale of every output."""
+
+    name: str
+    values: NDArray[Any]
+    scale: NDArray[np.float32] | None
+
+    @property
+    def kind(self) -> Kind:
+        """How the values are stored."""
+        return str(self.values.dtype)  # type: ignore[return-value]
+
+
+class Numbers:
+    """The numbers of a job, cut to the widest exported route.
+
+    Args:
+        job: what is exported.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.full = parameters(job.reference)
+        self.embedding = max(route.embedding for route in job.routes)
+        self.hidden = max(route.hidden for route in job.routes)
+        self.tied = job.canet.supernet.config.tied
+        self.has_router = job.canet.router is not None and len(job.routes) > 1
+        shared = 0
+        if self.has_router and job.canet.router.config.table == "shared":  # type: ignore[union-attr]
+            shared = job.canet.router.config.width  # type: ignore[union-attr]
+        # The router may read more columns of the items than any exported route.
+        self.table_width = max(self.embedding, shared)
+
+    @property
+    def classifier(self) -> str:
+        """The name of the classifier, or of the item table that serves as one."""
+        return "supernet.item_table" if self.tied else "supernet.own_classifier"
+
+    def table_panels(self) -> list[tuple[int, int]]:
+        """The column panels of a tied table: the classifier's, and what only embeddings read."""
+        widths = tuple(sorted({route.hidden for route in self.job.routes}))
+        cuts = panels(widths, widths[-1])
+        return cuts if self.table_width <= widths[-1] else [*cuts, (widths[-1], self.table_width)]
+
+    def _stored(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """The full tensor as numbers of its kind, and its scale per row."""
+        integers = self.job.integers.tensors if self.job.integers is not None else {}
+        if name in integers:
+            found = integers[name]
+            return (found.values.to(torch.int16) + ZERO_POINT).to(torch.uint8), found.scale[..., 0]
+        tensor = self.full[name].detach()
+        is_half = self.job.quantization == "fp16" and is_quantized(name, tensor)
+        return tensor.half() if is_half else tensor, None
+
+    def vector(self, name: str, size: int) -> NDArray[np.float32]:
+        """The first ``size`` entries along the last axis."""
+        return self.full[name].detach()[..., :size].numpy()
+
+    def table(self, name: str, width: int) -> Matrix:
+        """An item table: [V+1, width], scale [V+1]."""
+        values, scale = self._stored(name)
+        return Matrix(name, values[:, :width].numpy(), None if scale is None else scale.numpy())
+
+    def panel(self, name: str, start: int, stop: int) -> Matrix:
+        """Columns of an item table or classifier, items last: [stop - start, V+1], scale [V+1]."""
+        values, scale = self._stored(name)
+        own = None if scale is None else scale.numpy()
+        return Matrix(f"{name}.panel{start}", np.ascontiguousarray(values[:, start:stop].T.numpy()), own)
+
+    def plain(self, name: str, rows: int, columns: int) -> Matrix:
+        """A matrix [rows, columns] of PyTorch as [columns, rows], scale [rows]."""
+        values, scale = self._stored(f"{name}_weight")
+        stored = values[:rows, :columns].T.contiguous().numpy()
+        return Matrix(f"{name}_weight", stored, None if scale is None else scale[:rows].numpy())
+
+    def q_and_kv(self, prefix: str, hidden: int) -> tuple[Matrix, Matrix]:
+        """The attention's matrices: q [hidden, 1, 4, hidden / 4], k and v [hidden, 2, 4, hidden / 4].
+
+        Apart, because the last block asks for one position and looks at all; scales [1 or 2, 4, hidden / 4].
+        """
+        name = f"{prefix}.qkv_weight"
+        values, scale = self._stored(name)
+        stored = heads_together(values[:, :hidden, :hidden].permute(0, 2, 1), 2)  # [3, in, 4, c]
+        own = None if scale is None else heads_together(scale[:, :hidden], 1).numpy()
+        every = stored.permute(1, 0, 2, 3).contiguous().numpy()
+        q_scale, kv_scale = (None, None) if own is None else (own[:1], own[1:])
+        return Matrix(f"{name}.q", every[:, :1], q_scale), Matrix(f"{name}.kv", every[:, 1:], kv_scale)
+
+    def out(self, prefix: str, hidden: int) -> Matrix:
+        """The attention's last matrix: [4, hidden / 4, hidden], scale [hidden]."""
+        name = f"{prefix}.out_weight"
+        values, scale = self._stored(name)
+        stored = heads_together(values[:hidden, :hidden].T, 0).contiguous().numpy()
+        return Matrix(name, stored, None if scale is None else scale[:hidden].numpy())
+
+    def qkv_bias(self, prefix: str, hidden: int) -> NDArray[np.float32]:
+        """[3, 4, hidden / 4]."""
+        return heads_together(self.full[f"{prefix}.qkv_bias"].detach()[:, :hidden], 1).numpy()
+
+    def ffn(self, prefix: str, hidden: int) -> tuple[Matrix, Matrix]:
+        """[hidden, 4 hidden] and [4 hidden, hidden]."""
+        inner = FFN * hidden
+        return self.plain(f"{prefix}.ffn1", inner, hidden), self.plain(f"{prefix}.ffn2", hidden, inner)
+
+
+def heads_together(tensor: Tensor, axis: int) -> Tensor:
+    """[..., h, ...] -> [..., 4, h / 4, ...]: the channels of a head side by side."""
+    return tensor.unflatten(axis, (-1, HEADS)).transpose(axis, axis + 1)
