@@ -275,14 +275,16 @@ class RouterGraph(_Graph):
 def restricted(canet: Canet, exported: Sequence[int]) -> Canet:
     """The model whose router chooses among ``exported`` route ids only; itself when that is all of them.
 
-    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold.
+    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold;
+    twice that where training already gave it to an exported one.
     """
     others = [route_id for route_id in range(len(canet.space)) if route_id not in set(exported)]
     if canet.router is None or not others:
         return canet
     router = copy.deepcopy(canet.router)
     with torch.no_grad():
-        router.head_bias[others] = PAD_CLASS_BIAS
+        kept = float(router.head_bias[list(exported)].min())
+        router.head_bias[others] = PAD_CLASS_BIAS if kept > PAD_CLASS_BIAS / 2 else 2 * PAD_CLASS_BIAS
     return Canet(canet.supernet, router)
 
 
