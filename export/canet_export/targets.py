@@ -61,7 +61,7 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("executorch", ("fp32", "int8"), {}),
+        Target("executorch", ("fp32", "int8", "int4"), {}),
         Target("coreml", ("fp32", "fp16", "int8", "int4"), {}),
         Target("tflite", ("fp32", "fp16", "int8"), {}),
         Target("onnx", ("fp32", "fp16", "int8"), {}),

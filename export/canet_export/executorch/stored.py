@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from canet_export.executorch.export import MODEL_FILE, job_graphs
+from canet_export.executorch.operators import as_stored
 from canet_export.job import Job
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.replay.compare import Check, Failure
@@ -70,7 +71,7 @@ def expected_constants(job: Job) -> list[Constant]:
 
 def _all_constants(job: Job) -> Iterator[Constant]:
     for entry, graph in job_graphs(job).items():
-        for path, tensor in constants(graph):
+        for path, tensor in constants(as_stored(graph)):
             if not path.endswith(NOT_LEARNT):
                 yield Constant(entry, path, path.startswith(TABLES), tensor_bytes(tensor))
 
