@@ -1,0 +1,84 @@
+"""TFLite / LiteRT: ``canet.tflite`` with a signature per route and one for the router."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from canet_export.graph import ROUTER_ENTRY
+from canet_export.job import ExportResult, Job, Progress
+from canet_export.tflite.graphs import tflite_graphs
+from canet_export.tflite.impose import impose
+from canet_export.tflite.metadata import append_labels, metadata_buffer
+from canet_export.tflite.sizing import file_sizes
+from canet_export.tflite.template import make_template
+from canet_export.tflite.writer import serialize, share_tables
+from canet_mobile.errors import CanetError
+from canet_mobile.machine import quiet
+
+MODEL_FILE = "canet.tflite"
+MINIMUM_OS = {"android": "API 23"}
+OUTPUTS = {True: ("route",), False: ("scores", "ids")}
+ROOT = "root."  # of the keys of ExportResult.runtime that hold the entries' roots
+
+
+def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
+    """Write ``canet.tflite``: signatures ``router`` (seq int32 [1, L] -> route int32 [1]) and one per route
+    (seq -> scores float32 [1, k], ids int32 [1, k]).
+
+    Args:
+        job: what to write.
+        out_dir: an existing folder.
+        progress: told what is being done.
+
+    Raises:
+        CanetError: the toolkit is missing, or its converter does not keep the graphs' constants apart.
+    """
+    require_toolkit()
+    template = make_template(job, progress)
+    progress("put the numbers in place")
+    graphs = tflite_graphs(job.reference, job.routes, job.k, job.seen)
+    model, buffers = impose(template, job, graphs)
+    name_ends(model)
+    share_tables(model)
+    progress("write the file")
+    content, roots = serialize(model, buffers, metadata_buffer(job, template.entries))
+    path = out_dir / MODEL_FILE
+    path.write_bytes(content)
+    if job.item_labels:
+        append_labels(path, job.item_labels)
+    return ExportResult(
+        model_file=MODEL_FILE,
+        files=(MODEL_FILE,),
+        exporter={
+            name: version(name).partition("+")[0] for name in ("litert-torch", "ai-edge-litert", "torch")
+        },
+        sizes=file_sizes(job, graphs, path.stat().st_size),
+        minimum_os=MINIMUM_OS,
+        index_dtype="int32",
+        runtime={f"{ROOT}{entry}": position for entry, position in roots.items()},
+    )
+
+
+def name_ends(model: Any) -> None:
+    """Give the signatures' outputs the names of the interface; the input has its name from the converter."""
+    for signature in model.signatureDefs:
+        names = OUTPUTS[signature.signatureKey == ROUTER_ENTRY.encode()]
+        for output, name in zip(signature.outputs, names, strict=True):
+            output.name = name
+            model.subgraphs[signature.subgraphIndex].tensors[output.tensorIndex].name = name
+
+
+def require_toolkit() -> None:
+    """Raises: CanetError: litert-torch or ai-edge-litert is missing; names the extra to install."""
+    try:
+        with quiet():
+            import ai_edge_litert.schema_py_generated  # noqa: F401
+            import flatbuffers  # noqa: F401
+            import litert_torch  # noqa: F401
+    except ImportError as error:
+        raise CanetError(
+            f"exporting to tflite needs litert-torch ({error})",
+            fix="pip install 'canet-mobile[tflite]'",
+        ) from error
