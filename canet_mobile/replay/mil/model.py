@@ -117,7 +117,7 @@ class MilModel:
 
     def _immediate(self, tensor: Any, dtype: str, shape: tuple[int, ...]) -> Any:
         kind = tensor.WhichOneof("value")
-        held = getattr(tensor, kind).values if kind else ()
+        held: Any = getattr(tensor, kind).values if kind else []
         if dtype == "string":
             return held[0]
         if kind == "bytes":

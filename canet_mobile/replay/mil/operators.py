@@ -92,6 +92,14 @@ def concat(values: list[Tensor], axis: int, interleave: bool) -> Tensor:
     return torch.cat(values, axis)
 
 
+def softmax(x: Tensor, axis: int) -> Tensor:
+    return torch.softmax(x, axis)
+
+
+def split(x: Tensor, split_sizes: list[int], axis: int) -> tuple[Tensor, ...]:
+    return torch.split(x, split_sizes, axis)
+
+
 def expand_dims(x: Tensor, axes: list[int]) -> Tensor:
     for axis in axes:
         x = x.unsqueeze(axis)
@@ -148,9 +156,9 @@ OPERATORS: dict[str, Operator] = {
         scatter_along_axis, _like("data"), ("axis", "mode", "validate_indices"), ("data", "updates")
     ),
     "slice_by_index": Operator(slice_by_index, _like("x"), ("begin", "end", "squeeze_mask")),
-    "softmax": Operator(lambda x, axis: torch.softmax(x, axis), _like("x"), ("axis",)),
+    "softmax": Operator(softmax, _like("x"), ("axis",)),
     "split": Operator(
-        lambda x, split_sizes, axis: torch.split(x, split_sizes, axis),
+        split,
         lambda types, given: (types["x"],) * len(given["split_sizes"]),
         ("split_sizes", "axis"),
     ),

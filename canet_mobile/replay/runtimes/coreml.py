@@ -1,7 +1,7 @@
 """Core ML packages on this machine: Core ML itself on macOS, elsewhere the reference interpreter.
 
-The interpreter runs the written file in PyTorch, every fp16 result rounded to fp16. It is no Core ML: its times
-say nothing about a phone, and Core ML may round otherwise inside an operation.
+The interpreter runs the written file in PyTorch, every fp16 result rounded to fp16. It is no Core ML: its
+times say nothing about a phone, and Core ML may round otherwise inside an operation.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Body:
         return var
 
     def matrix(self, source: Slice, name: str) -> Var:
-        """A slice of a matrix to compute with: dequantized integers, or floats in the function's precision."""
+        """A slice of a matrix to compute with: dequantized integers, or floats of the function's kind."""
         quantized = self.store.integers.get(source.name)
         if quantized is None:
             return self.constant(_key(source), name, source.of(self.store.full[source.name]))

@@ -53,7 +53,7 @@ class Expectations:
         self.integers = {} if job.integers is None else job.integers.tensors
         self.config = job.canet.supernet.config
         self.float = torch.float32 if job.quantization == "fp32" else torch.float16
-        self._slices: dict[tuple[object, ...], Tensor | Quantized] = {}
+        self._slices: dict[Slice, Tensor | Quantized] = {}
 
     def of(self, entry: str) -> Iterator[Constant]:
         """The constants of one entry, in the order of the operations that take them."""
@@ -141,11 +141,11 @@ class Expectations:
     def _matrix(
         self, operator: str, parameter: str, source: Slice, dtype: torch.dtype, *, ones: bool = False
     ) -> Constant:
-        if source not in self._slices:  # type: ignore[comparison-overlap]
+        if source not in self._slices:
             quantized = self.integers.get(source.name)
             made = source.of(self.full[source.name]) if quantized is None else source.of_integers(quantized)
-            self._slices[source] = made  # type: ignore[index]
-        content = self._slices[source]  # type: ignore[index]
+            self._slices[source] = made
+        content = self._slices[source]
         ones = ones and isinstance(content, Quantized)
         return Constant(operator, parameter, source.name, content, dtype, ones, (source, dtype, ones))
 

@@ -1,8 +1,8 @@
 """Core ML: one multifunction .mlpackage for iOS 18, or one .mlpackage per entry for iOS 17.
 
 Multifunction: the default function ``router`` and one function per route in one file, every constant stored
-once. The functions are written with coremltools' builder, not converted, so that the integers are the job's own
-and sharing is declared; conversion quantizes each slice anew and refuses models of several functions.
+once. The functions are written with coremltools' builder, not converted, so that the integers are the job's
+own and sharing is declared; coremltools' own quantizer scales each slice anew and refuses several functions.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
         files = {entry: f"{entry}.mlpackage" for entry in entries}
         for number, entry in enumerate(entries, start=1):
             progress(f"write {number}/{len(entries)}: {entry}")
-            _write(job, kit, out_dir / files[entry], [entry], multifunction=False)
+            write_package(job, kit, out_dir / files[entry], [entry], multifunction=False)
     else:
         progress(f"write {len(entries)} functions")
-        files = {entry: MODEL_FILE for entry in entries}
-        _write(job, kit, out_dir / MODEL_FILE, entries, multifunction=True, progress=progress)
+        files = dict.fromkeys(entries, MODEL_FILE)
+        write_package(job, kit, out_dir / MODEL_FILE, entries, multifunction=True, progress=progress)
     packages = list(dict.fromkeys(files.values()))
     opened = [open_mlpackage(out_dir / name) for name in packages]
     classes = job.canet.supernet.config.items + 1
@@ -88,7 +88,7 @@ def _check(job: Job) -> None:
     if job.quantization == "int4":
         if job.minimum_os == IOS17:
             raise UsageError(
-                "iOS 17 has no integers of 4 bits in groups: constexpr_blockwise_shift_scale came with iOS 18",
+                "iOS 17 has no integers of 4 bits: constexpr_blockwise_shift_scale came with iOS 18",
                 fix="--quantize int8, or leave --minimum-os out",
             )
         space = job.canet.space
@@ -116,7 +116,7 @@ def _runtime(job: Job, older: bool) -> dict[str, str | int | bool]:
     return {**found, "default_function": ROUTER_ENTRY}
 
 
-def _write(
+def write_package(
     job: Job,
     kit: SimpleNamespace,
     path: Path,
@@ -186,5 +186,5 @@ def _full_model_alone(job: Job, kit: SimpleNamespace, out_dir: Path, files: dict
         return alone_bytes(package, MAIN if files[largest.entry] != MODEL_FILE else largest.entry)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "largest.mlpackage"
-        _write(job, kit, path, [largest.entry], multifunction=job.minimum_os != IOS17)
+        write_package(job, kit, path, [largest.entry], multifunction=job.minimum_os != IOS17)
         return package_bytes(path)

@@ -22,7 +22,7 @@ TABLE, CLASSIFIER = "supernet.item_table", "supernet.own_classifier"
 
 
 def table_edges(store: Store) -> tuple[int, ...]:
-    """Where the item table is cut into panels. A tied model's is cut for its classifier too: one copy serves both."""
+    """Where the item table is cut into panels; a tied one also where its classifier needs it, as one copy."""
     config = store.job.canet.supernet.config
     space = config.space
     return tuple(sorted({*space.embedding, *space.hidden})) if config.tied else space.embedding
@@ -151,9 +151,9 @@ def _norm(body: Body, name: str, prefix: str, x: Var, width: int) -> Var:
 
 
 def _block(body: Body, name: str, prefix: str, x: Var, mask: Var, h: int, last: bool) -> Var:
-    """x [1, L, h], mask [1, 1, L or 1, L] -> [1, L, h], or [1, 1, h] with ``last`` (paper Eq. 1, lambda folded).
+    """One block (paper Eq. 1, lambda folded); channel c belongs to head c mod 4.
 
-    Channel c belongs to head c mod 4.
+    x [1, L, h], mask [1, 1, L or 1, L] -> [1, L, h], or [1, 1, h] with ``last``.
     """
     length, channels = x.shape[1], h // HEADS
     asked, queries = x, length

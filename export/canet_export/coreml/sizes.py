@@ -16,7 +16,7 @@ PARTS = ("item_table", "classifier", "layers", "router")  # a constant of severa
 
 
 def uses(block: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Every constant that computes: (operation, its parameter, the ``const`` or ``constexpr_*`` operation)."""
+    """Every constant in use: (operation, its parameter, the ``const`` or ``constexpr_*`` operation)."""
     made = {}
     for operation in block.operations:
         if operation.type == "const" or operation.type.startswith("constexpr_"):

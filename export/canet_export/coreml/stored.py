@@ -87,7 +87,7 @@ def found_constants(model: MilModel, function: str) -> Iterator[Found]:
 
 
 def sorted_uses(model: MilModel, function: str) -> Iterator[tuple[Any, str, Any]]:
-    """:func:`uses` of numbers; an operation's in the order of :data:`NUMBERS`, as protobuf's maps have none."""
+    """:func:`uses` of numbers; an operation's in the order of :data:`NUMBERS`, as maps have none."""
     block = model.block(function)
     order = {op.outputs[0].name: n for n, op in enumerate(block.operations) if op.outputs}
     kept = [use for use in uses(block) if use[1] in NUMBERS.get(use[0].type, ()) and _is_float(use[2])]
@@ -108,7 +108,8 @@ def _compare_entry(
         at = min(len(wanted), len(there)) if at is None else at
         said = [" of ".join(reversed(one[at])) if at < len(one) else "nothing" for one in (wanted, there)]
         state.constants += 1
-        state.failures.append(Failure("weights", entry, None, f"constant {at} of the function", *said))
+        failure = Failure("weights", entry, None, f"constant {at} of the function", said[0], said[1])
+        state.failures.append(failure)
         return
     for constant, one in zip(expected, found, strict=True):
         offsets = tuple(blob_offsets(one.source))
