@@ -14,6 +14,7 @@ from torch import nn
 
 from canet_export.executorch.lowering import fast_lowering
 from canet_export.executorch.operators import as_stored, prepared
+from canet_export.executorch.parts import Parts
 from canet_export.graph import ROUTER_ENTRY, build_graphs
 from canet_export.job import Delegation, ExportResult, Job, Progress
 from canet_export.sizes import measure
@@ -22,6 +23,12 @@ from canet_mobile.machine import quiet
 from canet_mobile.model.space import Route
 
 MODEL_FILE = "canet.pte"
+# What an app sets before it loads the program: without it, every loaded route packs a copy of its weights.
+RUNTIME: dict[str, str | int | bool] = {
+    "backend": "XnnpackBackend",
+    "backend_option": "weight_cache_enabled",
+    "weight_cache_enabled": True,
+}
 MINIMUM_OS = {"android": "API 23", "ios": "17.0"}
 
 
@@ -58,24 +65,35 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
             compile_config=kit.EdgeConfig(_check_ir_validity=False),
         )
         progress("write the program")
-        has_integers = job.integers is not None
-        program = edge.to_executorch(kit.BackendConfig(do_quant_fusion_and_const_prop=has_integers))
+        config = kit.BackendConfig(do_quant_fusion_and_const_prop=job.integers is not None)
+        parts = None
+        if job.split:
+            parts = Parts(graphs, job.routes)
+            parts.move(edge)
+            config.external_constants = parts.tag
+        program = edge.to_executorch(config)
     delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
     _require_one_delegate(delegation)
     path = out_dir / MODEL_FILE
     with path.open("wb") as file:
         program.write_to_file(file)
+    files = {} if parts is None else parts.files()
+    if files:
+        program.write_tensor_data_to_file(str(out_dir))
+    total = sum((out_dir / name).stat().st_size for name in (MODEL_FILE, *files))
     largest = job.canet.space.largest
     graphs = {entry: as_stored(graph) for entry, graph in graphs.items()}
     whole = graphs.get(largest.entry) or as_stored(job_graphs(job, [largest])[largest.entry])
     return ExportResult(
         model_file=MODEL_FILE,
-        files=(MODEL_FILE,),
+        files=(MODEL_FILE, *files),
         exporter={"executorch": version("executorch"), "torch": version("torch").partition("+")[0]},
-        sizes=measure(graphs, ROUTER_ENTRY, whole, path.stat().st_size),
+        sizes=measure(graphs, ROUTER_ENTRY, whole, total),
         minimum_os=MINIMUM_OS,
         index_dtype="int64",
         delegation=delegation,
+        runtime=dict(RUNTIME),
+        parts=files,
     )
 
 

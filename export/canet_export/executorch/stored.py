@@ -1,7 +1,8 @@
 """Are a checkpoint's numbers, to the last byte, in the model file?
 
 Scores cannot tell that one weight is off by a little. Bytes can: every constant of every exported graph must
-stand verbatim in the model file, each at a place of its own.
+stand verbatim in the model file or its parts, each at a place of its own. Integers of int4 are looked for as
+they are packed (two in a byte, in XNNPACK's order or the embedding's), scales of int4 layers as bfloat16.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from canet_export.executorch.export import MODEL_FILE, job_graphs
 from canet_export.executorch.operators import as_stored
+from canet_export.executorch.parts import SUFFIX
 from canet_export.job import Job
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.replay.compare import Check, Failure
@@ -38,10 +40,14 @@ def check_stored(directory: Path, job: Job) -> Check:
     """Find every constant that the job's numbers put into the graphs in the written file.
 
     Args:
-        directory: holds ``canet.pte``.
+        directory: holds ``canet.pte`` and, when it was split, its parts.
         job: what was exported.
     """
-    blob = (directory / MODEL_FILE).read_bytes()
+    names = [MODEL_FILE]
+    if job.split:
+        names += sorted(path.name for path in directory.glob(f"*{SUFFIX}"))
+    blobs = {name: (directory / name).read_bytes() for name in names}
+    blob = b"".join(blobs.values())
     expected_all = expected_constants(job)
     failures = []
     claimed: list[tuple[int, int]] = []
@@ -50,14 +56,15 @@ def check_stored(directory: Path, job: Job) -> Check:
         size = len(constant.data)
         start = _unclaimed(blob, constant.data, claimed)
         if start is None:
-            expected = f"these {size} bytes in {MODEL_FILE}"
-            found = _nearest(blob, constant.data)
+            expected = f"these {size} bytes in {MODEL_FILE}{' or a part' if job.split else ''}"
+            found = _nearest(blobs, constant.data)
             failures.append(Failure("weights", constant.entry, None, constant.name, expected, found))
         else:
             insort(claimed, (start, start + size))
     total = len(expected_all)
     found = total - len(failures)
-    detail = f"{found} of {total} constants stand verbatim in the model file"
+    where = "the model file" if len(names) == 1 else f"the model file and its {len(names) - 1} parts"
+    detail = f"{found} of {total} constants stand verbatim in {where}"
     return Check("weights", not failures, total, found / total, 1.0, detail, tuple(failures))
 
 
@@ -88,19 +95,20 @@ def _unclaimed(blob: bytes, data: bytes, claimed: list[tuple[int, int]]) -> int 
     return None
 
 
-def _nearest(blob: bytes, data: bytes) -> str:
+def _nearest(blobs: dict[str, bytes], data: bytes) -> str:
     """What stands where a constant should: its place, by a piece of it that is whole, and what differs."""
     wanted = np.frombuffer(data, np.uint8)
     for offset in range(0, max(1, len(data) - PROBE), max(1, len(data) // 16)):
-        place = blob.find(data[offset : offset + PROBE])
-        start = place - offset
-        if place >= 0 and start >= 0 and start + len(data) <= len(blob):
+        for name, blob in blobs.items():
+            start = blob.find(data[offset : offset + PROBE]) - offset
+            if start < 0 or start + len(data) > len(blob):
+                continue
             there = np.frombuffer(blob, np.uint8, len(data), start)
             differ = np.flatnonzero(there != wanted)
             if 0 < len(differ) <= len(data) // 2:
                 first = int(differ[0])
                 return (
-                    f"{len(differ)} other byte(s) at offset {start + first}: "
+                    f"{len(differ)} other byte(s) at offset {start + first} of {name}: "
                     f"0x{there[first]:02x} for 0x{wanted[first]:02x}"
                 )
     return "nothing like them"
