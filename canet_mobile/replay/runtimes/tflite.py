@@ -76,6 +76,7 @@ def open_device(package: Package, threads: int) -> Device:
                 path = model.rooted_at(entry)
                 interpreter = Interpreter(model_path=str(path), num_threads=threads)
                 runner = interpreter.get_signature_runner(entry)
+                runner(**{INPUT: np.zeros((1, package.length), np.int32)})  # packs the weights
             runners[entry] = runner, (time.perf_counter_ns() - start) / 1e6
         return runners[entry][1]
 

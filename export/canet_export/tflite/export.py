@@ -10,8 +10,9 @@ from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job, Progress
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.impose import impose
-from canet_export.tflite.metadata import append_labels, metadata_buffer
+from canet_export.tflite.metadata import ITEMS_FILE, append_labels, metadata_buffer
 from canet_export.tflite.sizing import file_sizes
+from canet_export.tflite.support import read_metadata, support_status
 from canet_export.tflite.template import make_template
 from canet_export.tflite.writer import serialize, share_tables
 from canet_mobile.errors import CanetError
@@ -20,6 +21,7 @@ from canet_mobile.machine import quiet
 MODEL_FILE = "canet.tflite"
 MINIMUM_OS = {"android": "API 23"}
 OUTPUTS = {True: ("route",), False: ("scores", "ids")}
+WEIGHT_CACHE = "CompiledModel: set xnnpack_weight_cache_path to a file named by the model's SHA-256"
 ROOT = "root."  # of the keys of ExportResult.runtime that hold the entries' roots
 
 
@@ -48,6 +50,7 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     path.write_bytes(content)
     if job.item_labels:
         append_labels(path, job.item_labels)
+    checked = check_metadata(path, job, template.entries)
     return ExportResult(
         model_file=MODEL_FILE,
         files=(MODEL_FILE,),
@@ -57,8 +60,36 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
         sizes=file_sizes(job, graphs, path.stat().st_size),
         minimum_os=MINIMUM_OS,
         index_dtype="int32",
-        runtime={f"{ROOT}{entry}": position for entry, position in roots.items()},
+        runtime={
+            "metadata": checked,
+            "weight_cache": WEIGHT_CACHE,
+            **{f"{ROOT}{entry}": position for entry, position in roots.items()},
+        },
     )
+
+
+def check_metadata(path: Path, job: Job, entries: tuple[str, ...]) -> str:
+    """Let tflite-support read the metadata back, where its environment is installed.
+
+    Returns:
+        What was done, for the manifest.
+
+    Raises:
+        CanetError: it does not find the entries, or not the items.
+    """
+    found = support_status().version
+    if found is None:
+        return "not read back: tflite-support is not installed"
+    read = read_metadata(path)
+    names = [subgraph.get("name") for subgraph in read["metadata"].get("subgraph_metadata", ())]
+    labels = read["associated_files"].get(ITEMS_FILE, "").splitlines()
+    if names != list(entries) or len(labels) != len(job.item_labels) + bool(job.item_labels):
+        raise CanetError(
+            f"tflite-support {found} reads {len(names)} entries and {len(labels)} item labels, "
+            f"not {len(entries)} and {len(job.item_labels)}",
+            where=path,
+        )
+    return f"read back by tflite-support {found}"
 
 
 def name_ends(model: Any) -> None:

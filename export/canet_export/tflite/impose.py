@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from canet_export.graph import Leaf, Slice
-from canet_export.integers import Quantized
+from canet_export.integers import Quantized, is_quantized
 from canet_export.job import Job
+from canet_export.tflite.halves import Halves
 from canet_export.tflite.template import Template, buffer_bytes
 
 
@@ -76,6 +77,13 @@ class Numbers:
         return self._floats[key][1]
 
 
+def is_half(job: Job, owner: nn.Module, name: str) -> bool:
+    """Whether the constant ``name`` of a graph's module ``owner`` is stored in float16."""
+    if job.quantization != "fp16" or name != "weight" or not isinstance(owner, Leaf):
+        return False
+    return is_quantized(owner.source.name, owner.weight)
+
+
 def impose(template: Template, job: Job, graphs: Mapping[str, nn.Module]) -> tuple[Any, list[bytes]]:
     """The template's model with the job's numbers.
 
@@ -90,8 +98,10 @@ def impose(template: Template, job: Job, graphs: Mapping[str, nn.Module]) -> tup
     pool = Pool()
     numbers = Numbers(job, pool)
     model = copy.copy(template.model)
+    halves = Halves(model)
     for subgraph, entry, places in zip(model.subgraphs, template.entries, template.places, strict=True):
         graph = graphs[entry]
+        halved: dict[int, int] = {}
         for index, tensor in enumerate(subgraph.tensors):
             if index not in places:
                 tensor.buffer = pool.put(buffer_bytes(template.model, tensor.buffer))
@@ -100,10 +110,14 @@ def impose(template: Template, job: Job, graphs: Mapping[str, nn.Module]) -> tup
             owner, _, name = path.rpartition(".")
             leaf = graph.get_submodule(owner)
             full = numbers.quantized(leaf) if name == "weight" else None
-            if full is None:
+            if is_half(job, leaf, name):
+                halved[index] = numbers.floats(graph.get_parameter(path), "<f2")
+            elif full is None:
                 tensor.buffer = numbers.floats(graph.get_parameter(path))
             else:
                 assert isinstance(leaf, Leaf)
                 tensor.type = numbers.schema.TensorType.INT8
                 tensor.buffer, tensor.quantization = numbers.integers(leaf.source, full)
+        if halved:
+            halves.impose(subgraph, halved)
     return model, pool.data

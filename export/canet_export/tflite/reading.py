@@ -54,6 +54,7 @@ def read_signatures(path: Path) -> dict[str, list[Operation]]:
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     types: dict[int, np.dtype] = {
         schema.TensorType.INT8: np.dtype("i1"),
+        schema.TensorType.INT16: np.dtype("<f2"),  # halves on their way to a BITCAST
         schema.TensorType.INT32: np.dtype("<i4"),
         schema.TensorType.INT64: np.dtype("<i8"),
         schema.TensorType.FLOAT16: np.dtype("<f2"),

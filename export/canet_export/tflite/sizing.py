@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from canet_export.graph import ROUTER_ENTRY, Leaf
 from canet_export.job import Job
 from canet_export.sizes import Sizes
 from canet_export.tflite.graphs import tflite_graphs
+from canet_export.tflite.impose import is_half
 
 SCALE_BYTES = 4 + 8  # a row's float32 scale and its int64 zero point
 PARTS = {"table": "item_table", "classifier": "classifier"}
@@ -42,15 +43,10 @@ def stored_constants(job: Job, entry: str, graph: nn.Module) -> Iterator[Stored]
                 rows = (source.name, source.part, source.rows)
                 yield Stored(("scales", *rows), part, SCALE_BYTES * source.rows)
             else:
-                yield Stored(source, part, matrix_bytes(job, tensor))
+                yield Stored(source, part, (2 if is_half(job, owner, "weight") else 4) * tensor.numel())
         else:
             digest = hashlib.sha256(tensor.detach().numpy().tobytes()).digest()
             yield Stored(digest, part, 4 * tensor.numel())
-
-
-def matrix_bytes(job: Job, tensor: Tensor) -> int:
-    """Bytes of a matrix that has no integers."""
-    return 4 * tensor.numel()
 
 
 def file_sizes(job: Job, graphs: Mapping[str, nn.Module], total_bytes: int) -> Sizes:
@@ -69,22 +65,30 @@ def file_sizes(job: Job, graphs: Mapping[str, nn.Module], total_bytes: int) -> S
     seen = set()
     separate = 0
     for entry in [*(name for name in graphs if name != ROUTER_ENTRY), ROUTER_ENTRY]:
-        constants = {each.key: each for each in stored_constants(job, entry, graphs[entry])}
+        constants = _once(stored_constants(job, entry, graphs[entry]))
         separate += sum(each.bytes for each in constants.values())
         for key, each in constants.items():
             if key not in seen:
                 seen.add(key)
                 parts[each.part] += each.bytes
     graph_bytes = max(total_bytes - sum(parts.values()), 0)
-    alone = {each.key: each.bytes for each in stored_constants(job, largest.entry, whole)}
+    alone = _once(stored_constants(job, largest.entry, whole)).values()
     per_step = graph_bytes / sum(map(_steps, graphs.values()))
     return Sizes(
         total_bytes=total_bytes,
         **{f"{name}_bytes": size for name, size in parts.items()},
         graph_bytes=graph_bytes,
-        full_model_alone_bytes=round(sum(alone.values()) + per_step * _steps(whole)),
+        full_model_alone_bytes=round(sum(each.bytes for each in alone) + per_step * _steps(whole)),
         separate_files_bytes=round(separate + graph_bytes),
     )
+
+
+def _once(constants: Iterable[Stored]) -> dict[object, Stored]:
+    """By key: a tied classifier's panels count as the item table's."""
+    found: dict[object, Stored] = {}
+    for each in constants:
+        found.setdefault(each.key, each)
+    return found
 
 
 def _steps(graph: nn.Module) -> int:
