@@ -15,13 +15,13 @@ from canet_mobile.replay.package import Package
 
 FATAL = 4  # log level: errors come as exceptions
 ANSWER = ["scores", "ids"]
+ROUTER_ALONE = -2
 
 
 def open_device(package: Package, threads: int) -> Device:
     """Load a package's graph; one session serves the router and every route.
 
-    The router is asked for alone (``route``, and only the nodes that it needs run); a route is run by giving
-    its id as ``force_route``, and the router then does not run.
+    -2 as ``force_route`` runs the router alone; a route's id runs that route, and not the router.
 
     Raises:
         CanetError: the toolkit is missing.
@@ -44,8 +44,6 @@ def open_device(package: Package, threads: int) -> Device:
     force = package.manifest["interface"].get("route_input")
     _require_names(package, session, ["seq", *([force] if force else [])])
     ids = {route.entry: route.id for route in package.routes}
-    route_only = ort.RunOptions()
-    route_only.only_execute_path_to_fetches = True
 
     def load(entry: str) -> float:
         if entry != ROUTER and entry not in ids:
@@ -55,14 +53,12 @@ def open_device(package: Package, threads: int) -> Device:
     def call(entry: str, seq: Sequences) -> Answer:
         load(entry)
         feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None]}
-        names, run_options = ANSWER, None
-        if entry == ROUTER:
-            names, run_options = ["route"], route_only
-        elif force:
-            feeds[force] = np.array([ids[entry]], np.int32)
+        if force:
+            feeds[force] = np.array([ROUTER_ALONE if entry == ROUTER else ids[entry]], np.int32)
+        names = ["route"] if entry == ROUTER else ANSWER
         with _runtime_errors(package, entry):
             start = time.perf_counter_ns()
-            outputs = session.run(names, feeds, run_options)
+            outputs = session.run(names, feeds)
             taken = time.perf_counter_ns() - start
         return Answer(tuple(outputs), taken)
 

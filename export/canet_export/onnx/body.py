@@ -5,23 +5,31 @@ from __future__ import annotations
 import numpy as np
 
 from canet_export.graph import panels
-from canet_export.onnx.blocks import Block, cut_block, fixed_block, last_position, run_block
+from canet_export.onnx.blocks import cut_block, fixed_block, run_block
 from canet_export.onnx.nodes import Graph
-from canet_export.onnx.numbers import ZERO_POINT, Matrix, Numbers
+from canet_export.onnx.numbers import Matrix, Numbers
 from canet_export.onnx.prefixes import Prefixes
-from canet_export.onnx.products import Operand, hold, multiply
+from canet_export.onnx.products import Operand, hold, multiply, zero_point
 from canet_mobile.model.layers import MASK_FUTURE, MASK_PAD
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
-FLOAT = 1  # TensorProto.FLOAT
-LAST = np.iinfo(np.int32).max
+FLOAT, INT32 = 1, 6  # TensorProto
 
 
-def pad_mask(graph: Graph, seq: str) -> str:
-    """[N, 1, 1, L] float32: -1e4 on padding."""
-    is_pad = graph.node("Cast", graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32)), to=FLOAT)
-    scaled = graph.node("Mul", is_pad, graph.scalar("pad_mask", MASK_PAD, np.float32))
-    return graph.node("Unsqueeze", scaled, graph.integers(1, 2))
+def padding(graph: Graph, seq: str, *, one: bool) -> str:
+    """Which positions are padding: bool [N, 1, 1, L], or with ``one`` history [1, L], which broadcasts alike."""
+    found = graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32))
+    return found if one else graph.node("Unsqueeze", found, graph.integers(1, 2))
+
+
+def pad_mask(graph: Graph, seq: str, *, one: bool) -> str:
+    """[N, 1, 1, L] float32: -1e4 on padding; with ``one`` history [1, L] broadcasts to that by itself."""
+    found = graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32))
+    if not one:
+        found = graph.node("Unsqueeze", found, graph.integers(1, 2))
+    marks = (np.full((1, 1, 1, 1), value, np.float32) for value in (MASK_PAD, 0.0))
+    held = (graph.constants.add(f"mask_{n}", mark) for n, mark in zip(("pad", "item"), marks, strict=True))
+    return graph.node("Where", found, *held)
 
 
 def first_columns(graph: Graph, x: str, width: int) -> str:
@@ -53,10 +61,13 @@ def _as_floats(graph: Graph, matrix: Matrix, found: str, seq: str) -> str:
     if matrix.kind == "float16":
         return graph.node("Cast", found, to=FLOAT)
     assert matrix.scale is not None
-    zero = graph.scalar("zero_point", ZERO_POINT, np.uint8)
-    integers = graph.node("DequantizeLinear", found, graph.scalar("one", 1.0, np.float32), zero)
-    scales = graph.constants.add(scale_name(matrix.name), matrix.scale)
-    scale = graph.node("Unsqueeze", graph.node("Gather", scales, seq), graph.integers(2))
+    one = graph.scalar("one", 1.0, np.float32)
+    integers = graph.node("DequantizeLinear", found, one, zero_point(graph))
+    if ".panel" in matrix.name:  # the classifier's own scales
+        scales = graph.constants.add(matrix.scale_name, matrix.scale)
+        scale = graph.node("Unsqueeze", graph.node("Gather", scales, seq), graph.integers(2))
+    else:
+        scale = graph.node("Gather", graph.constants.add(matrix.scale_name, matrix.scale[:, None]), seq)
     return graph.node("Mul", integers, scale)
 
 
@@ -79,7 +90,8 @@ class Body:
     def answer(self, items: str, seq: str, pad: str) -> tuple[str, str]:
         """items [N, L, W] (the looked-up table) -> scores [N, k], ids int64 [N, k]."""
         job, graph = self.numbers.job, self.graph
-        state = self._blocks(graph, 1, self._projected(items), pad, self._masked(pad))
+        mask = self._masked(pad) if self.depths[-1] > 1 else pad
+        state = self._blocks(graph, 1, self._projected(items), pad, mask)
         scores = self._classified(graph, graph.node("Squeeze", state, graph.integers(1)))
         if job.seen == "exclude":
             never = graph.node("ConstantOfShape", graph.node("Shape", seq), value=_one_value(PAD_CLASS_BIAS))
@@ -88,10 +100,8 @@ class Body:
         return values, ids
 
     def _masked(self, pad: str) -> str:
-        """[N, 1, L, L], for every block but the last."""
+        """[N, 1, L, L] float32: -2e4 more on the future, for every block but the last."""
         length = self.config.length
-        if self.depths[-1] == 1:
-            return pad
         future = np.triu(np.full((1, 1, length, length), MASK_FUTURE, np.float32), 1)
         return self.graph.node("Add", self.graph.constants.add("future", future), pad)
 
@@ -100,11 +110,8 @@ class Body:
         width = numbers.embedding
         positions = numbers.vector("supernet.positions", width)
         held = graph.constants.add("supernet.positions", positions)
-        if cuts.is_fixed("e"):
-            found = items if numbers.table_width == width else first_columns(graph, items, width)
-            x = graph.node("Add", found, held)
-        else:
-            x = graph.node("Add", cuts.cut(graph, items, "e", (2,)), cuts.cut(graph, held, "e", (1,)))
+        found = items if numbers.table_width == width else first_columns(graph, items, width)
+        x = cuts.cut(graph, graph.node("Add", found, held), "e", (2,))
         if not self.config.in_projection:
             return x
         matrix = numbers.plain("supernet.in", numbers.hidden, width)
@@ -119,53 +126,74 @@ class Body:
     def _blocks(self, graph: Graph, number: int, x: str, pad: str, mask: str) -> str:
         """Blocks from ``number`` on, as deep as the route goes: [N, 1, h]."""
         while number not in self.depths:
-            x, number = run_block(graph, self._block(graph, number), x, mask, last=False), number + 1
+            x, number = self._run(graph, number, x, mask, last=False), number + 1
         if number == self.depths[-1]:
-            return run_block(graph, self._block(graph, number), x, pad, last=True)
+            return self._run(graph, number, x, pad, last=True)
 
         def leave(inner: Graph) -> str:
-            return run_block(inner, self._block(inner, number), x, pad, last=True)
+            return self._run(inner, number, x, pad, last=True)
 
         def go_on(inner: Graph) -> str:
-            y = run_block(inner, self._block(inner, number), x, mask, last=False)
+            y = self._run(inner, number, x, mask, last=False)
             return self._blocks(inner, number + 1, y, pad, mask)
 
         is_last = graph.node("Equal", self.cuts.ends["d"], graph.integers(number))
         return graph.branch(is_last, leave, go_on, FLOAT, [None, 1, None])
 
-    def _block(self, graph: Graph, number: int) -> Block:
-        return cut_block(graph, self.numbers, f"supernet.blocks.{number - 1}", self.cuts)
+    def _run(self, graph: Graph, number: int, x: str, mask: str, *, last: bool) -> str:
+        prefix = f"supernet.blocks.{number - 1}"
+        if self.cuts.is_fixed("h"):
+            parted = number in self.depths
+            block = fixed_block(graph, self.numbers, prefix, self.numbers.hidden, parted=parted)
+        else:
+            block = cut_block(graph, self.numbers, prefix, self.cuts, last=last)
+        return run_block(graph, block, x, mask, last=last)
 
     def _classified(self, graph: Graph, state: str) -> str:
         """[N, h] -> [N, V+1]: the panels that the route's width needs, added up."""
         numbers = self.numbers
-        first, *others = panels(self.widths, self.widths[-1])
+        cuts = panels(self.widths, self.widths[-1])
+        held = [numbers.panel(numbers.classifier, *cut) for cut in cuts]
         bias = graph.constants.add(
             "supernet.classifier_bias", numbers.vector("supernet.classifier_bias", self.config.items + 1)
         )
-        operand = hold(graph, numbers.panel(numbers.classifier, *first))
-        piece = columns(graph, state, *first) if others else state
-        scores = multiply(graph, piece, operand, bias)
-        return self._more_panels(graph, state, scores, others)
+        if held[0].scale is None:
+            sums = self._sum_of_panels(graph, state, "", held, cuts, FLOAT)
+            return graph.node("Add", sums, bias)
+        # One scale for the whole state: the panels add up as integers, and the V+1 floats are made once.
+        state, scale, zero = graph.outputs("DynamicQuantizeLinear", state, count=3)
+        sums = graph.node("Cast", self._sum_of_panels(graph, state, zero, held, cuts, INT32), to=FLOAT)
+        scales = graph.constants.add(held[0].scale_name, held[0].scale)
+        scaled = graph.node("Mul", graph.node("Mul", sums, scales), scale)
+        return graph.node("Add", scaled, bias)
 
-    def _more_panels(self, graph: Graph, state: str, scores: str, cuts: list[tuple[int, int]]) -> str:
-        if not cuts:
-            return scores
-        (start, stop), *others = cuts
+    def _sum_of_panels(
+        self, graph: Graph, state: str, zero: str, held: list[Matrix], cuts: list[tuple[int, int]], kind: int
+    ) -> str:
+        """The first panel's product, and under a condition those of the others."""
+        (start, stop), *_ = cuts
+        piece = state if len(self.widths) == 1 else columns(graph, state, start, stop)
+        product = _panel_product(graph, piece, zero, held[0])
+        if len(cuts) == 1:
+            return product
 
         def add(inner: Graph) -> str:
-            operand = hold(inner, self.numbers.panel(self.numbers.classifier, start, stop))
-            more = multiply(inner, columns(inner, state, start, stop), operand)
-            return self._more_panels(inner, state, inner.node("Add", scores, more), others)
+            return inner.node(
+                "Add", product, self._sum_of_panels(inner, state, zero, held[1:], cuts[1:], kind)
+            )
 
-        wider = graph.node("Greater", self.cuts.ends["h"], graph.integers(start))
+        wider = graph.node("Greater", self.cuts.ends["h"], graph.integers(stop))
         shape = [None, self.config.items + 1]
-        return graph.branch(wider, add, lambda inner: inner.node("Identity", scores), FLOAT, shape)
+        return graph.branch(wider, add, lambda inner: inner.node("Identity", product), kind, shape)
 
 
-def scale_name(name: str) -> str:
-    """Of a table's scales; panels of one table have the same."""
-    return f"{name.split('.panel')[0]}.scale"
+def _panel_product(graph: Graph, state: str, zero: str, matrix: Matrix) -> str:
+    """state [N, width] -> [N, V+1]: float32, or int32 of a quantized state."""
+    held = graph.constants.add(matrix.name, matrix.values)
+    if matrix.kind == "uint8":
+        return graph.node("MatMulInteger", state, held, zero, zero_point(graph))
+    values = graph.node("Cast", held, to=FLOAT) if matrix.kind == "float16" else held
+    return graph.node("MatMul", state, values)
 
 
 def _one_value(value: float) -> object:
@@ -187,7 +215,7 @@ def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str) -> 
         if scale != 1.0:
             x = graph.node("Mul", x, graph.scalar("router.table_scale", scale, np.float32))
     positions = graph.constants.add("router.positions", numbers.vector("router.positions", width))
-    block = fixed_block(graph, numbers, "router.block", width)
+    block = fixed_block(graph, numbers, "router.block", width, parted=True)
     state = run_block(graph, block, graph.node("Add", x, positions), pad, last=True)
     head = hold(graph, numbers.plain("router.head", len(numbers.full["router.head_bias"]), width))
     bias = graph.constants.add("router.head_bias", numbers.full["router.head_bias"].detach().numpy())

@@ -17,6 +17,7 @@ from canet_export.onnx.prefixes import Prefixes
 
 INT32, INT64, FLOAT = 6, 7, 1  # TensorProto
 FORCE = "force_route"
+ASK, ASK_ONLY = -1, -2  # values of force_route: run the router's route; run the router alone
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
     """Inputs ``seq`` int32 [1, L] and, optional, ``force_route`` int32 [1]; outputs ``route`` int64 [1],
     ``scores`` float32 [1, k], ``ids`` int64 [1, k].
 
+    ``force_route`` is a route id, -1 (the default) for the router's choice, or -2 for the router alone: the
+    route does not run then, scores and ids are zeros. ONNX Runtime runs every node of a graph whatever is
+    fetched, so that only a branch can leave one out.
+
     A plain graph has no ``force_route`` and takes any number of histories, [N, L].
 
     Args:
@@ -65,26 +70,45 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
     rows: int | str = "N" if job.plain else 1
     inputs = [value_info("seq", INT32, [rows, length])]
     outputs = [value_info("route", INT64, [1])]
-    pad = pad_mask(graph, "seq")
+    pad = pad_mask(graph, "seq", one=not job.plain)
     items = items_of(graph, numbers, "seq")
-    route = graph.constants.add("only_route", np.array(ids[:1], np.int64))
+    only = ids[0] if job.canet.router is not None else 0  # as the reference answers without a router
+    route = graph.constants.add("only_route", np.array([only], np.int64))
     if not job.plain:
         inputs.append(value_info(FORCE, INT32, [1]))
         route = _chosen(graph, numbers, route, items, pad)
-    graph.name(route, "route")
+    route = graph.rename(route, "route")
     if router_only:
         return Built(graph, inputs, outputs)
-    cuts = Prefixes(graph, job.routes, ids, len(space), route)
-    scores, found = Body(graph, numbers, cuts).answer(items, "seq", pad)
-    graph.name(scores, "scores")
-    graph.name(found, "ids")
-    outputs += [value_info("scores", FLOAT, [rows, job.k]), value_info("ids", INT64, [rows, job.k])]
+
+    def answer(inner: Graph) -> tuple[str, str]:
+        cuts = Prefixes(inner, job.routes, ids, len(space), route)
+        return Body(inner, numbers, cuts).answer(items, "seq", pad)
+
+    kinds = [(FLOAT, [rows, job.k]), (INT64, [rows, job.k])]
+    if job.plain:
+        found = answer(graph)
+    else:
+        runs = graph.node("Greater", FORCE, graph.scalar("ask_only", ASK_ONLY, np.int32))
+        found = graph.branches(runs, answer, lambda inner: _nothing(inner, job.k), kinds)
+    for value, name, kind in zip(found, ("scores", "ids"), kinds, strict=True):
+        graph.rename(value, name)
+        outputs.append(value_info(name, *kind))
     return Built(graph, inputs, outputs)
+
+
+def _nothing(graph: Graph, k: int) -> tuple[str, str]:
+    """Zeros in place of scores and ids."""
+    names = (
+        graph.constants.add("no_scores", np.zeros((1, k), np.float32)),
+        graph.constants.add("no_ids", np.zeros((1, k), np.int64)),
+    )
+    return graph.node("Identity", names[0]), graph.node("Identity", names[1])
 
 
 def _chosen(graph: Graph, numbers: Numbers, only: str, items: str, pad: str) -> str:
     """The route id, int64 [1]: the forced one, else the router's. Forced, the router does not run."""
-    graph.constants.add(FORCE, np.array([-1], np.int32))
+    graph.constants.add(FORCE, np.array([ASK], np.int32))
     asks = graph.node("Less", FORCE, graph.scalar("pad_id", 0, np.int32))
 
     def ask(inner: Graph) -> str:

@@ -70,11 +70,42 @@ class Graph:
         """A constant without dimensions."""
         return self.constants.add(name, np.array(value, dtype))
 
-    def name(self, value: str, name: str) -> None:
-        """Give a value the name of a graph output."""
+    def rename(self, value: str, name: str) -> str:
+        """Call a value of this graph, which no node has taken in yet, ``name``; returns it."""
+        for node in self.nodes:
+            for place, output in enumerate(node.output):
+                if output == value:
+                    node.output[place] = name
+                    return name
         from onnx import helper
 
         self.nodes.append(helper.make_node("Identity", [value], [name]))
+        return name
+
+    def branches(
+        self,
+        condition: str,
+        then: Callable[[Graph], tuple[str, ...]],
+        otherwise: Callable[[Graph], tuple[str, ...]],
+        kinds: Sequence[tuple[int, Shape]],
+    ) -> list[str]:
+        """Append an If: two functions that write their branch and return the values it answers with.
+
+        Args:
+            condition: bool [1].
+            then, otherwise: the branches.
+            kinds: element type and shape of every answer.
+        """
+        graphs = []
+        for write in (then, otherwise):
+            inner = Graph(self.constants)
+            answers = list(write(inner))
+            made = {name for node in inner.nodes for name in node.output}
+            # A branch may not answer with a value from outside.
+            answers = [name if name in made else inner.node("Identity", name) for name in answers]
+            infos = [value_info(name, *kind) for name, kind in zip(answers, kinds, strict=True)]
+            graphs.append(inner.finished(f"g{self.constants.names}", [], infos))
+        return self.outputs("If", condition, count=len(kinds), then_branch=graphs[0], else_branch=graphs[1])
 
     def branch(
         self,
@@ -84,15 +115,9 @@ class Graph:
         dtype: int,
         shape: Shape,
     ) -> str:
-        """Append an If: two functions that write their branch and return the value it answers with."""
-        graphs = []
-        for write in (then, otherwise):
-            inner = Graph(self.constants)
-            answer = write(inner)
-            if answer not in {name for node in inner.nodes for name in node.output}:
-                answer = inner.node("Identity", answer)  # a branch may not return a value from outside
-            graphs.append(inner.finished(f"g{self.constants.names}", [], [value_info(answer, dtype, shape)]))
-        return self.node("If", condition, then_branch=graphs[0], else_branch=graphs[1])
+        """:meth:`branches` with one answer."""
+        pair = (lambda inner: (then(inner),)), (lambda inner: (otherwise(inner),))
+        return self.branches(condition, *pair, [(dtype, shape)])[0]
 
     def finished(
         self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], tensors: Sequence[Any] = ()

@@ -7,6 +7,7 @@ that the prefix of a route is the prefix of every head and comes out of a Slice 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ ZERO_POINT = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix as it is stored: values in their layout, and with uint8 the scale of every output."""
+    """A matrix as it is stored: values in their layout, and with uint8 the scale of every output (or row)."""
 
     name: str
     values: NDArray[Any]
@@ -38,6 +39,22 @@ class Matrix:
     def kind(self) -> Kind:
         """How the values are stored."""
         return str(self.values.dtype)  # type: ignore[return-value]
+
+    @property
+    def scale_name(self) -> str:
+        """The name of the scale in the file; panels of one table share it."""
+        return f"{self.name.partition('.panel')[0]}.scale"
+
+    def piece(self, name: str, start: int, stop: int) -> Matrix:
+        """Some of q, k and v [in, 3, 4, channels], as a matrix of its own."""
+        scale = None if self.scale is None else self.scale[start:stop]
+        return Matrix(f"{self.name}.{name}", self.values[:, start:stop], scale)
+
+    def flat(self, axis: int) -> Matrix:
+        """As [in, out], where ``axis`` is the first of the outputs; scale [out]."""
+        rows = math.prod(self.values.shape[:axis])
+        scale = None if self.scale is None else self.scale.reshape(-1)
+        return Matrix(self.name, self.values.reshape(rows, -1), scale)
 
 
 class Numbers:
@@ -102,18 +119,13 @@ class Numbers:
         stored = values[:rows, :columns].T.contiguous().numpy()
         return Matrix(f"{name}_weight", stored, None if scale is None else scale[:rows].numpy())
 
-    def q_and_kv(self, prefix: str, hidden: int) -> tuple[Matrix, Matrix]:
-        """The attention's matrices: q [hidden, 1, 4, hidden / 4], k and v [hidden, 2, 4, hidden / 4].
-
-        Apart, because the last block asks for one position and looks at all; scales [1 or 2, 4, hidden / 4].
-        """
+    def qkv(self, prefix: str, hidden: int) -> Matrix:
+        """The attention's three matrices: [hidden, 3, 4, hidden / 4], scale [3, 4, hidden / 4]."""
         name = f"{prefix}.qkv_weight"
         values, scale = self._stored(name)
         stored = heads_together(values[:, :hidden, :hidden].permute(0, 2, 1), 2)  # [3, in, 4, c]
         own = None if scale is None else heads_together(scale[:, :hidden], 1).numpy()
-        every = stored.permute(1, 0, 2, 3).contiguous().numpy()
-        q_scale, kv_scale = (None, None) if own is None else (own[:1], own[1:])
-        return Matrix(f"{name}.q", every[:, :1], q_scale), Matrix(f"{name}.kv", every[:, 1:], kv_scale)
+        return Matrix(name, stored.permute(1, 0, 2, 3).contiguous().numpy(), own)
 
     def out(self, prefix: str, hidden: int) -> Matrix:
         """The attention's last matrix: [4, hidden / 4, hidden], scale [hidden]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from canet_export.onnx.nodes import Graph
 from canet_mobile.model.space import FFN, HEADS, Route
 
-# Sizes by letter: embedding, hidden, channels of a head, inner width of the FFN.
+# Ends of cuts, a letter an axis: embedding, hidden, channels of a head, inner width of the FFN; 1 to 3 of q, k, v.
 Key = str
-ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "ch", "hf", "fh")
+ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "h1c", "h3c", "ch", "hf", "fh")
 NOWHERE = 2**31 - 1  # a row that the table does not have: Gather refuses it
 
 
@@ -39,36 +40,38 @@ class Prefixes:
     ) -> None:
         rows = [sizes_of(route) for route in routes]
         self.fixed = {key: rows[0][key] for key in rows[0] if len({row[key] for row in rows}) == 1}
-        keys = [key for key in (*ENDS, "d") if not set(key) <= self.fixed.keys()]
+        keys = [key for key in (*ENDS, "d") if not self.is_fixed(key)]
         if "h" in keys:
             keys.append("scales")
         self.ends: dict[Key, str] = {}
         if not keys:
             return
         columns = [[_column(row, key) for key in keys] for row in rows]
-        table = np.array([sum(row, []) for row in columns], np.int64)
-        row_of = np.full(count, NOWHERE, np.int64)
-        row_of[list(ids)] = np.arange(len(ids))
-        row = graph.node("Gather", graph.constants.add("row_of_route", row_of), route)
-        row = graph.node("Squeeze", row)
-        sizes = graph.node("Gather", graph.constants.add("sizes_of_route", table), row)
+        table = np.array([list(itertools.chain(*row)) for row in columns], np.int64)
+        number = route
+        if len(ids) < count:  # an id that is not exported must not run another route
+            row_of = np.full(count, NOWHERE, np.int64)
+            row_of[list(ids)] = np.arange(len(ids))
+            number = graph.node("Gather", graph.constants.add("row_of_route", row_of), route)
+        number = graph.node("Squeeze", number)
+        sizes = graph.node("Gather", graph.constants.add("sizes_of_route", table), number)
         lengths = graph.integers(*(len(column) for column in columns[0]))
         names = graph.outputs("Split", sizes, lengths, count=len(keys), axis=0)
         self.ends = dict(zip(keys, names, strict=True))
 
-    def cut(self, graph: Graph, value: str, key: Key, axes: Sequence[int]) -> str:
-        """The prefix of ``value`` along ``axes``, one letter of ``key`` each."""
+    def cut(self, graph: Graph, value: str, key: Key, axes: Sequence[int], starts: Sequence[int] = ()) -> str:
+        """The piece of ``value`` along ``axes`` up to the ends ``key`` names; from 0 unless ``starts`` says."""
         if key not in self.ends:
             return value
-        starts = graph.integers(*[0] * len(axes))
-        return graph.node("Slice", value, starts, self.ends[key], graph.integers(*axes))
+        from_where = graph.integers(*(starts or [0] * len(axes)))
+        return graph.node("Slice", value, from_where, self.ends[key], graph.integers(*axes))
 
     def is_fixed(self, key: Key) -> bool:
         """Whether every exported route has the same."""
-        return set(key) <= self.fixed.keys()
+        return {letter for letter in key if letter.isalpha()} <= self.fixed.keys()
 
 
 def _column(row: dict[str, int], key: Key) -> list[int]:
     if key == "scales":  # bias of q, k, v; scale of q; scales of k, v
         return [3 * row["h"], row["h"], 2 * row["h"]]
-    return [row[letter] for letter in key]
+    return [int(letter) if letter.isdigit() else row[letter] for letter in key]

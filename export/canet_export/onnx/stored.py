@@ -95,11 +95,14 @@ def restore(found: dict[str, Array], job: Job) -> tuple[dict[str, Array], list[t
 
 def _restored(name: str, array: Array, found: dict[str, Array]) -> Iterator[tuple[str, Array]]:
     prefix, _, last = name.rpartition(".")
-    if name.endswith(".qkv_weight.q"):
+    if ".qkv_weight" in name and last in ("qkv_weight", "q"):
         # [in, part, head, channel of the head] -> [part, out, in]; channel c is c // 4 of head c mod 4
-        whole = np.concatenate([array.reshape(*_heads(array, 1)), _kv(prefix, array, found)], axis=1)
-        yield prefix, _signed(whole).transpose(1, 3, 2, 0).reshape(3, array.shape[0], array.shape[0])
-    elif name.endswith(".qkv_weight.kv"):
+        size = array.shape[0]
+        whole = array.reshape(size, -1, 4, size // 4)
+        if last == "q":
+            whole = np.concatenate([whole, _sister(name, found).reshape(size, 2, 4, -1)], axis=1)
+        yield name.removesuffix(".q"), _signed(whole).transpose(1, 3, 2, 0).reshape(3, size, size)
+    elif last == "kv":
         return
     elif last == "scale":
         yield from _restored_scale(prefix, array, found)
@@ -125,22 +128,23 @@ def _restored(name: str, array: Array, found: dict[str, Array]) -> Iterator[tupl
 
 
 def _restored_scale(prefix: str, array: Array, found: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-    if prefix.endswith(".qkv_weight.q"):
-        base = prefix.removesuffix(".q")
-        both = np.concatenate([array.reshape(1, 4, -1), found[f"{base}.kv.scale"].reshape(2, 4, -1)])
+    base = prefix.removesuffix(".q")
+    if base.endswith(".qkv_weight"):
+        rows = 3 if base == prefix else 1
+        both = array.reshape(rows, 4, -1)
+        if rows == 1:
+            both = np.concatenate([both, _sister(f"{prefix}.scale", found).reshape(2, 4, -1)])
         yield f"{base}{SCALE}", both.transpose(0, 2, 1).reshape(3, -1)
-    elif not prefix.endswith(".qkv_weight.kv"):
-        yield f"{prefix}{SCALE}", array
+    elif not prefix.endswith(".kv"):
+        yield f"{prefix}{SCALE}", array.reshape(-1)
 
 
-def _heads(array: Array, parts: int) -> tuple[int, int, int, int]:
-    return array.shape[0], parts, 4, array.shape[0] // 4
-
-
-def _kv(prefix: str, q: Array, found: dict[str, Array]) -> Array:
-    if f"{prefix}.kv" not in found:
-        raise ValueError("its keys and values are missing")
-    return found[f"{prefix}.kv"].reshape(*_heads(q, 2))
+def _sister(name: str, found: dict[str, Array]) -> Array:
+    """Keys and values, stored beside the queries ``name``."""
+    sister = name.replace("qkv_weight.q", "qkv_weight.kv")
+    if sister not in found:
+        raise ValueError(f"{sister} is missing")
+    return found[sister]
 
 
 def _signed(array: Array) -> Array:
