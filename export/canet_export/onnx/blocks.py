@@ -78,13 +78,13 @@ def fixed_block(graph: Graph, numbers: Numbers, prefix: str, hidden: int, *, par
     pieces = (whole.piece("q", 0, 1), whole.piece("kv", 1, 3)) if parted else (whole,)
     attention = tuple(hold(graph, piece.flat(1)) for piece in pieces)
     ffn1, ffn2 = numbers.ffn(prefix, hidden)
-    out, *others = (hold(graph, matrix) for matrix in (numbers.out(prefix, hidden).flat(2), ffn1, ffn2))
+    out, by1, by2 = (hold(graph, matrix) for matrix in (numbers.out(prefix, hidden).flat(2), ffn1, ffn2))
     vectors = {
         name: graph.constants.add(f"{prefix}.{name}", numbers.vector(f"{prefix}.{name}", size))
         for name, size in (*((name, hidden) for name in VECTORS), ("ffn1_bias", FFN * hidden))
     }
     bias = graph.constants.add(f"{prefix}.qkv_bias", numbers.qkv_bias(prefix, hidden).reshape(-1))
-    return Block(attention, out, *others, bias, vectors.pop("ffn1_bias"), vectors)
+    return Block(attention, out, by1, by2, bias, vectors.pop("ffn1_bias"), vectors)
 
 
 def cut_block(graph: Graph, numbers: Numbers, prefix: str, cuts: Prefixes, *, last: bool) -> Block:
@@ -113,11 +113,11 @@ def cut_block(graph: Graph, numbers: Numbers, prefix: str, cuts: Prefixes, *, la
         for matrix, key, axes in ((out, "ch", (1, 2)), (ffn1, "hf", (0, 1)), (ffn2, "fh", (0, 1)))
     ]
     cut[0] = graph.node("Flatten", cut[0], axis=2)
-    others = [
+    by_out, by1, by2 = (
         Operand(value, scale, matrix.kind)
         for value, scale, matrix in zip(cut, scales[-3:], (out, ffn1, ffn2), strict=True)
-    ]
-    return Block(attention, *others, qkv_bias, ffn1_bias, vectors)
+    )
+    return Block(attention, by_out, by1, by2, qkv_bias, ffn1_bias, vectors)
 
 
 def _vectors(

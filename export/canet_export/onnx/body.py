@@ -16,12 +16,6 @@ from canet_mobile.model.supernet import PAD_CLASS_BIAS
 FLOAT, INT32 = 1, 6  # TensorProto
 
 
-def padding(graph: Graph, seq: str, *, one: bool) -> str:
-    """Which positions are padding: bool [N, 1, 1, L], or with ``one`` history [1, L], which broadcasts alike."""
-    found = graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32))
-    return found if one else graph.node("Unsqueeze", found, graph.integers(1, 2))
-
-
 def pad_mask(graph: Graph, seq: str, *, one: bool) -> str:
     """[N, 1, 1, L] float32: -1e4 on padding; with ``one`` history [1, L] broadcasts to that by itself."""
     found = graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from canet_export.job import ExportResult, Job, Progress
-from canet_export.onnx.model import FORCE, build_graph, build_model
+from canet_export.onnx.model import ASK_ONLY, FORCE, build_graph, build_model
 from canet_export.onnx.nodes import IR_VERSION, MINIMUM_ONNXRUNTIME, OPSET
 from canet_export.onnx.ort_format import write_ort
 from canet_export.sizes import Sizes
@@ -58,8 +58,11 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+        "graph_optimization_level": "basic",
         "dynamic_batch": job.plain,
     }
+    if not job.plain:
+        runtime["router_alone"] = ASK_ONLY
     if len(files) > 1:
         runtime["ort_file"] = ORT_FILE
     return ExportResult(

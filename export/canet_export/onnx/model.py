@@ -86,6 +86,7 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
         return Body(inner, numbers, cuts).answer(items, "seq", pad)
 
     kinds = [(FLOAT, [rows, job.k]), (INT64, [rows, job.k])]
+    found: Sequence[str]
     if job.plain:
         found = answer(graph)
     else:

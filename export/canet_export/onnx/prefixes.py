@@ -10,7 +10,8 @@ import numpy as np
 from canet_export.onnx.nodes import Graph
 from canet_mobile.model.space import FFN, HEADS, Route
 
-# Ends of cuts, a letter an axis: embedding, hidden, channels of a head, inner width of the FFN; 1 to 3 of q, k, v.
+# Ends of cuts, a letter an axis: embedding, hidden, channels of a head, inner width of the FFN; 1 and 3 of
+# q, k and v.
 Key = str
 ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "h1c", "h3c", "ch", "hf", "fh")
 NOWHERE = 2**31 - 1  # a row that the table does not have: Gather refuses it
@@ -60,7 +61,7 @@ class Prefixes:
         self.ends = dict(zip(keys, names, strict=True))
 
     def cut(self, graph: Graph, value: str, key: Key, axes: Sequence[int], starts: Sequence[int] = ()) -> str:
-        """The piece of ``value`` along ``axes`` up to the ends ``key`` names; from 0 unless ``starts`` says."""
+        """The piece of ``value`` along ``axes`` up to the ends that ``key`` names, from 0 or ``starts``."""
         if key not in self.ends:
             return value
         from_where = graph.integers(*(starts or [0] * len(axes)))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from canet_export.integers import parameters
+from canet_export.integers import is_quantized, parameters
 from canet_export.job import Job
 from canet_export.onnx.export import MODEL_FILE, ORT_FILE
 from canet_export.onnx.model import build_graph
@@ -154,12 +154,10 @@ def _signed(array: Array) -> Array:
 
 def expected_tensors(job: Job) -> dict[str, Array]:
     """The job's numbers by parameter name, whole, in the types they are stored in."""
-    from canet_export.integers import is_quantized
-
     expected: dict[str, Array] = {}
     integers = {} if job.integers is None else job.integers.tensors
-    for name, tensor in parameters(job.reference).items():
-        tensor = tensor.detach()
+    for name, parameter in parameters(job.reference).items():
+        tensor = parameter.detach()
         if name in integers:
             expected[name] = integers[name].values.numpy()
             expected[name + SCALE] = integers[name].scale[..., 0].numpy()
