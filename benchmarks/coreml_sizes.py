@@ -1,4 +1,4 @@
-"""Export every route of a random model to Core ML: bytes of all routes beside the full model alone, CPU seconds.
+"""Export every route of a random model to Core ML: bytes beside the full model alone, CPU seconds.
 
     OMP_NUM_THREADS=1 python benchmarks/coreml_sizes.py --items 4000 --items 50000 --items 200000
 

@@ -30,12 +30,12 @@ class Store:
     Args:
         job: its reference holds the very numbers.
         kit: of :func:`canet_export.coreml.toolkit.toolkit`.
-        blocks: whether ``constexpr_blockwise_shift_scale`` may be used (iOS 18); without it, int8 becomes
-            ``constexpr_affine_dequantize``, and int4 is impossible.
+        shared: the file is for iOS 18 and holds all functions; else it is for iOS 17 and holds one, integers
+            become ``constexpr_affine_dequantize``, and int4 is impossible.
     """
 
-    def __init__(self, job: Job, kit: SimpleNamespace, *, blocks: bool) -> None:
-        self.job, self.kit, self.blocks = job, kit, blocks
+    def __init__(self, job: Job, kit: SimpleNamespace, *, shared: bool) -> None:
+        self.job, self.kit, self.shared = job, kit, shared
         self.full = parameters(job.reference)
         self.integers = {} if job.integers is None else job.integers.tensors
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -126,7 +126,7 @@ class Body:
         return self.op("gather", name, x=table, indices=seq, axis=0, batch_dims=0, validate_indices=False)
 
     def _exact_rows(self, source: Slice, quantized: Quantized, seq: Var, name: str) -> Var:
-        one = self.mb.const(val=np.ones((1, 1) if self.store.blocks else (), np.float16), name=f"{name}_one")
+        one = self.mb.const(val=np.ones((1, 1) if self.store.shared else (), np.float16), name=f"{name}_one")
         table = self._dequantized(source, quantized, f"{name}_t", one)
         values = self.op("cast", f"{name}_i", x=self._gather(table, seq, f"{name}_g"), dtype="fp32")
         groups = source.of_integers(quantized).scale.shape[-1]
@@ -143,7 +143,7 @@ class Body:
     def _scale(self, source: Slice, quantized: Quantized, name: str, *, column: bool = False) -> Var:
         """Scales fp16: [rows, 1], or [rows, groups] of int4; [rows] for ``constexpr_affine_dequantize``."""
         scale = source.of_integers(quantized).scale
-        if not self.store.blocks and not column:
+        if not self.store.shared and not column:
             scale = scale[:, 0]
         # All column panels of an int8 tensor have the same scales, one per row.
         key = (
@@ -157,7 +157,7 @@ class Body:
         values = source.of_integers(quantized).values
         dtype = np.int8 if quantized.bits == 8 else self.store.kit.types.np_int4_dtype
         data = self.constant(_key(source), f"{name}_i", values, dtype, tag=f"int{quantized.bits}")
-        if self.store.blocks:
+        if self.store.shared:
             return self.mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=name)
         return self.mb.constexpr_affine_dequantize(
             quantized_data=data, zero_point=np.int8(0), scale=scale, axis=np.int32(0), name=name

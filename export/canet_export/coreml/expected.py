@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from canet_export.coreml.functions import CLASSIFIER, TABLE
-from canet_export.graph import ROUTER_ENTRY, Slice, panels
-from canet_export.integers import ROUTER_TABLE, Quantized, parameters
+from canet_export.coreml.functions import CLASSIFIER, classifier_cuts, table_cuts
+from canet_export.graph import ROUTER_ENTRY, Slice
+from canet_export.integers import ROUTER_TABLE, TABLE, Quantized, parameters
 from canet_export.job import Job
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.space import FFN, HEADS
@@ -45,10 +45,10 @@ class Constant:
 
 
 class Expectations:
-    """The constants of each entry of a job."""
+    """The constants of each entry of a job, in one file (``shared``) or in one file per entry."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, *, shared: bool) -> None:
+        self.job, self.shared = job, shared
         self.full = parameters(job.reference)
         self.integers = {} if job.integers is None else job.integers.tensors
         self.config = job.canet.supernet.config
@@ -65,11 +65,7 @@ class Expectations:
     def _route(self, entry: str) -> Iterator[Constant]:
         route, config, dtype = self.job.canet.space.named(entry), self.config, self.float
         h, e = route.hidden, route.embedding
-        widths = config.space.embedding
-        hidden_widths = config.space.hidden
-        if config.tied:
-            widths = hidden_widths = tuple(sorted({*widths, *hidden_widths}))
-        for cut in panels(widths, e):
+        for cut in table_cuts(self.job, e, shared=self.shared):
             source = Slice(TABLE, config.items + 1, *cut)
             stored = torch.float16 if self.job.quantization == "fp16" else torch.float32
             yield self._matrix("gather", "x", source, stored)
@@ -82,7 +78,7 @@ class Expectations:
             yield self._made("add", "y", "mask of the future", future, dtype)
         for n in range(route.depth):
             yield from self._block(f"supernet.blocks.{n}", h, dtype)
-        for cut in panels(hidden_widths, h):
+        for cut in classifier_cuts(self.job, h, shared=self.shared):
             source = Slice(TABLE if config.tied else CLASSIFIER, config.items + 1, *cut)
             yield self._matrix("linear", "weight", source, dtype)
             if cut[0] == 0:
@@ -98,11 +94,7 @@ class Expectations:
         assert router is not None
         width, own = router.config.width, router.config.table == "own"
         table = ROUTER_TABLE if own else TABLE
-        widths = self.config.space.embedding
-        if self.config.tied:
-            widths = tuple(sorted({*widths, *self.config.space.hidden}))
-        enough = next((w for w in widths if w >= width), widths[-1])
-        for cut in [(0, width)] if own else panels(widths, enough):
+        for cut in [(0, width)] if own else table_cuts(self.job, width, shared=self.shared):
             source = Slice(table, self.config.items + 1, *cut)
             stored = torch.float16 if self.job.quantization == "fp16" else torch.float32
             yield self._matrix("gather", "x", source, stored, ones=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from canet_export.coreml.builder import Precision, Store
 from canet_export.coreml.functions import route_function, router_function
-from canet_export.coreml.mlpackage import FILES, write_mlpackage
+from canet_export.coreml.mlpackage import files_of, write_mlpackage
 from canet_export.coreml.sizes import alone_bytes, measure, package_bytes
 from canet_export.coreml.toolkit import toolkit
 from canet_export.graph import ROUTER_ENTRY
@@ -73,7 +73,7 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     classes = job.canet.supernet.config.items + 1
     return ExportResult(
         model_file=files[ROUTER_ENTRY],
-        files=tuple(f"{name}/{file}" for name in packages for file in FILES),
+        files=tuple(f"{name}/{file}" for name in packages for file in files_of(out_dir / name)),
         exporter={"coremltools": kit.version},
         sizes=measure(opened, classes, _full_model_alone(job, kit, out_dir, files)),
         minimum_os=SYSTEMS["ios17" if older else "ios18"],
@@ -127,7 +127,7 @@ def write_package(
 ) -> None:
     """One package with these entries as functions, or with a single one as ``main``."""
     opset = kit.target.iOS18 if multifunction else kit.target.iOS17
-    store = Store(job, kit, blocks=multifunction)
+    store = Store(job, kit, shared=multifunction)
     functions: dict[str, Any] = {}
     with quiet(), _fresh_names(kit):
         for number, entry in enumerate(entries, start=1):

@@ -14,18 +14,37 @@ import torch
 
 from canet_export.coreml.builder import Body, Precision, Store, Var, zeros
 from canet_export.graph import Slice, panels
+from canet_export.integers import ROUTER_TABLE, TABLE
+from canet_export.job import Job
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.space import FFN, HEADS, Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
-TABLE, CLASSIFIER = "supernet.item_table", "supernet.own_classifier"
+CLASSIFIER = "supernet.own_classifier"
 
 
-def table_edges(store: Store) -> tuple[int, ...]:
-    """Where the item table is cut into panels; a tied one also where its classifier needs it, as one copy."""
-    config = store.job.canet.supernet.config
-    space = config.space
-    return tuple(sorted({*space.embedding, *space.hidden})) if config.tied else space.embedding
+def table_cuts(job: Job, width: int, *, shared: bool) -> list[tuple[int, int]]:
+    """The column panels of the item table that hold its first ``width`` columns.
+
+    A tied table is also cut where the classifier needs it, so that one copy serves both. A file of one
+    function (not ``shared``) has nothing to share and takes the columns in one piece.
+    """
+    config = job.canet.supernet.config
+    edges = config.space.embedding
+    if config.tied:
+        edges = tuple(sorted({*edges, *config.space.hidden}))
+    if not shared:
+        return [(0, width)]
+    enough = next((edge for edge in edges if edge >= width), edges[-1])
+    return panels(edges, enough)
+
+
+def classifier_cuts(job: Job, width: int, *, shared: bool) -> list[tuple[int, int]]:
+    """The column panels of the classifier for a hidden width."""
+    config = job.canet.supernet.config
+    if config.tied or not shared:
+        return table_cuts(job, width, shared=shared)
+    return panels(config.space.hidden, width)
 
 
 def route_function(store: Store, route: Route, precision: Precision, opset: Any) -> Any:
@@ -34,7 +53,7 @@ def route_function(store: Store, route: Route, precision: Precision, opset: Any)
     h = route.hidden
     with _function(store, opset) as function:
         body, seq = Body(store, precision), function.inputs["seq"]
-        x = _embedded(body, seq, TABLE, panels(table_edges(store), route.embedding))
+        x = _embedded(body, seq, TABLE, table_cuts(job, route.embedding, shared=store.shared))
         x = body.op("add", "x", x=x, y=_positions(body, "supernet.positions", route.embedding))
         if config.in_projection:
             x = _linear(body, "in", "supernet.in", x, h, route.embedding)
@@ -88,11 +107,8 @@ def _route(body: Body, seq: Var) -> Var:
     router = store.job.canet.router
     assert router is not None
     own, width = router.config.table == "own", router.config.width
-    edges = table_edges(store)
-    enough = next((edge for edge in edges if edge >= width), edges[-1])
-    x = _embedded(
-        body, seq, "router.item_table" if own else TABLE, [(0, width)] if own else panels(edges, enough)
-    )
+    cuts = [(0, width)] if own else table_cuts(store.job, width, shared=store.shared)
+    x = _embedded(body, seq, ROUTER_TABLE if own else TABLE, cuts)
     if x.shape[-1] != width:
         end = [1, seq.shape[1], width]
         x = body.op("slice_by_index", "narrow", x=x, begin=[0, 0, 0], end=end)
@@ -189,7 +205,7 @@ def _scores(body: Body, x: Var, h: int) -> Var:
     store = body.store
     config = store.job.canet.supernet.config
     classes = config.items + 1
-    cuts = panels(table_edges(store) if config.tied else config.space.hidden, h)
+    cuts = classifier_cuts(store.job, h, shared=store.shared)
     x = body.op("reshape", "state", x=x, shape=[1, h])
     pieces = [x] if len(cuts) == 1 else _split(body, x, [stop - start for start, stop in cuts])
     bias = body.vector("bias", "supernet.classifier_bias", classes)

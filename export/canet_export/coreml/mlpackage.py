@@ -16,7 +16,6 @@ AUTHOR = "com.apple.CoreML"
 MANIFEST = "Manifest.json"
 MODEL = f"Data/{AUTHOR}/model.mlmodel"
 WEIGHTS = f"Data/{AUTHOR}/weights/weight.bin"
-FILES = (MANIFEST, MODEL, WEIGHTS)
 
 
 def write_mlpackage(
@@ -48,16 +47,23 @@ def write_mlpackage(
         exporter = kit.Exporter(prog=program, weights_dir=folder, specification_version=specification)
         model.mlProgram.CopyFrom(exporter.export())
         del exporter  # its writer holds the file open
-        (path / WEIGHTS).parent.mkdir(parents=True)
-        shutil.move(Path(folder) / "weight.bin", path / WEIGHTS)
+        (path / MODEL).parent.mkdir(parents=True)
+        if (Path(folder) / "weight.bin").exists():  # a router without a choice has no weights
+            (path / WEIGHTS).parent.mkdir()
+            shutil.move(Path(folder) / "weight.bin", path / WEIGHTS)
     _describe(model.description, functions, kit, list(functions) != ["main"])
     model.description.metadata.shortDescription = description
     model.description.metadata.userDefined.update(metadata)
     # Maps have no order of their own in protobuf.
     (path / MODEL).write_bytes(model.SerializeToString(deterministic=True))
-    for file in (path / WEIGHTS, path / MODEL):
-        file.chmod(0o644)
     (path / MANIFEST).write_text(_manifest(path), encoding="utf-8")
+    for name in files_of(path):
+        (path / name).chmod(0o644)
+
+
+def files_of(path: Path) -> list[str]:
+    """The files of a .mlpackage, relative to it."""
+    return [name for name in (MANIFEST, MODEL, WEIGHTS) if (path / name).is_file()]
 
 
 def _describe(description: Any, functions: Mapping[str, Any], kit: SimpleNamespace, named: bool) -> None:
@@ -88,6 +94,8 @@ def _manifest(path: Path) -> str:
         ("weights", str(Path(WEIGHTS).parent.as_posix()), "CoreML Model Weights"),
     ):
         file = path / (MODEL if place == MODEL else WEIGHTS)
+        if not file.is_file():
+            continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"canet-mobile/{name}/{digest}")).upper()
         entries[identifier] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from canet_export.coreml.mlpackage import MANIFEST, MODEL, WEIGHTS
+from canet_export.coreml.mlpackage import MANIFEST, files_of
 from canet_export.graph import ROUTER_ENTRY
 from canet_export.sizes import Sizes
 from canet_mobile.replay.mil.model import MilModel, tensor_type
@@ -81,7 +81,8 @@ def alone_bytes(model: MilModel, function: str) -> int:
     del graph.description.functions[:]
     graph.description.functions.extend(kept)
     manifest = (model.path / MANIFEST).stat().st_size
-    return ALIGNMENT + sum(extent(model, o) for o in offsets) + graph.ByteSize() + manifest
+    header = ALIGNMENT if offsets else 0
+    return header + sum(extent(model, o) for o in offsets) + graph.ByteSize() + manifest
 
 
 def measure(files: Sequence[MilModel], classes: int, full_model_alone_bytes: int) -> Sizes:
@@ -109,4 +110,4 @@ def measure(files: Sequence[MilModel], classes: int, full_model_alone_bytes: int
 
 def package_bytes(path: Path) -> int:
     """Bytes of all files of a .mlpackage."""
-    return sum((path / name).stat().st_size for name in (MANIFEST, MODEL, WEIGHTS))
+    return sum((path / name).stat().st_size for name in files_of(path))

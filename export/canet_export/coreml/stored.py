@@ -60,10 +60,10 @@ def check_stored(directory: Path, job: Job) -> Check:
         directory: holds ``canet.mlpackage``, or one package per entry.
         job: what was exported.
     """
-    state, expectations = _State(), Expectations(job)
+    older = job.minimum_os == IOS17
+    state, expectations = _State(), Expectations(job, shared=not older)
     models: dict[str, MilModel] = {}
     for entry in [ROUTER_ENTRY, *(route.entry for route in job.routes)]:
-        older = job.minimum_os == IOS17
         file, function = (f"{entry}.mlpackage", MAIN) if older else (MODEL_FILE, entry)
         try:
             if file not in models:
