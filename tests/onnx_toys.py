@@ -34,12 +34,13 @@ def toy(
     has_router: bool = True,
     in_projection: bool = True,
     items: int = ITEMS,
+    seed: int = 3,
 ) -> Canet:
     """A random model whose every weight, lambda and scale matters."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     config = SupernetConfig(items, LENGTH, space, tied=tied, in_projection=in_projection)
     supernet = Supernet(config)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     lively(supernet, generator)
     with torch.no_grad():
         supernet.item_table.mul_(20)

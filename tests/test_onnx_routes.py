@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx_toys import ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
 
 from canet_mobile.errors import CanetError
 from canet_mobile.model.space import Route, RoutingSpace
@@ -17,7 +18,6 @@ from canet_mobile.replay.checks import LIMITS
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
-from onnx_toys import ITEMS, K, ROUTER_ALONE, Exported, exported, histories, make_job, open_session, toy
 
 SPACE = RoutingSpace((8, 16, 24), (8, 16, 24), (1, 2, 4))
 PRESETS = ("fp32", "fp16", "int8")
@@ -63,17 +63,23 @@ def test_every_route_and_the_router_are_pytorchs(quantization: str, kind: str, t
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_choice_of_routes_of_any_model(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_choice_of_routes_of_any_model(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     widths = st.lists(st.sampled_from([4, 8, 12, 20]), min_size=1, max_size=3, unique=True)
     embedding, hidden = (tuple(sorted(data.draw(widths))) for _ in range(2))
-    depth = tuple(sorted(data.draw(st.lists(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=2, unique=True))))
+    depth = tuple(
+        sorted(data.draw(st.lists(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=2, unique=True)))
+    )
     tied = data.draw(st.booleans())
     if tied:
         embedding = tuple(sorted({*embedding, hidden[-1]}))
         embedding = tuple(width for width in embedding if width <= hidden[-1])
     space = RoutingSpace(embedding, hidden, depth)
     router_width = data.draw(st.sampled_from([w for w in (4, 8, 12) if w <= embedding[-1]]))
-    canet = toy(space, table=data.draw(st.sampled_from(["own", "shared"])), tied=tied, router_width=router_width)
+    canet = toy(
+        space, table=data.draw(st.sampled_from(["own", "shared"])), tied=tied, router_width=router_width
+    )
     routes = data.draw(st.lists(st.sampled_from(space.routes), min_size=1, max_size=4, unique=True))
     job = make_job(
         canet, data.draw(st.sampled_from(PRESETS)), sorted(routes, key=space.id_of),
