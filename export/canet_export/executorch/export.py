@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from canet_export.executorch.operators import as_stored, prepared
 from canet_export.executorch.parts import Parts
 from canet_export.graph import ROUTER_ENTRY, build_graphs
 from canet_export.job import Delegation, ExportResult, Job, Progress
-from canet_export.sizes import measure
+from canet_export.sizes import Sizes, measure
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.space import Route
@@ -68,32 +69,41 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
         config = kit.BackendConfig(do_quant_fusion_and_const_prop=job.integers is not None)
         parts = None
         if job.split:
-            parts = Parts(graphs, job.routes)
-            parts.move(edge)
+            parts = Parts(graphs, job.routes, edge)
             config.external_constants = parts.tag
         program = edge.to_executorch(config)
     delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
     _require_one_delegate(delegation)
-    path = out_dir / MODEL_FILE
-    with path.open("wb") as file:
+    with (out_dir / MODEL_FILE).open("wb") as file:
         program.write_to_file(file)
+    once = 0 if parts is None else parts.write(program, out_dir)
     files = {} if parts is None else parts.files()
-    if files:
-        program.write_tensor_data_to_file(str(out_dir))
-    total = sum((out_dir / name).stat().st_size for name in (MODEL_FILE, *files))
-    largest = job.canet.space.largest
-    graphs = {entry: as_stored(graph) for entry, graph in graphs.items()}
-    whole = graphs.get(largest.entry) or as_stored(job_graphs(job, [largest])[largest.entry])
     return ExportResult(
         model_file=MODEL_FILE,
         files=(MODEL_FILE, *files),
         exporter={"executorch": version("executorch"), "torch": version("torch").partition("+")[0]},
-        sizes=measure(graphs, ROUTER_ENTRY, whole, total),
+        sizes=_sizes(
+            job, graphs, sum((out_dir / name).stat().st_size for name in (MODEL_FILE, *files)), once
+        ),
         minimum_os=MINIMUM_OS,
         index_dtype="int64",
         delegation=delegation,
         runtime=dict(RUNTIME),
         parts=files,
+    )
+
+
+def _sizes(job: Job, graphs: dict[str, nn.Module], total: int, once: int) -> Sizes:
+    """Where the bytes are; ``once``: bytes of a tied table that stand once for look-up and classifier."""
+    largest = job.canet.space.largest
+    graphs = {entry: as_stored(graph) for entry, graph in graphs.items()}
+    whole = graphs.get(largest.entry) or as_stored(job_graphs(job, [largest])[largest.entry])
+    found = measure(graphs, ROUTER_ENTRY, whole, total + once)
+    return replace(
+        found,
+        total_bytes=total,
+        classifier_bytes=found.classifier_bytes - once,
+        full_model_alone_bytes=(found.full_model_alone_bytes or 0) - once,
     )
 
 

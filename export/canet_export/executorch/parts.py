@@ -5,18 +5,26 @@
 * ``panel_e96.ptd``: the item table's columns up to width 96, for embeddings of 96 and wider;
 * ``panel_h96.ptd``: the same of the classifier (the last columns are with the layers of their width);
 * ``layers_h96_d4.ptd``: the blocks of width 96 that routes of depth 4 need besides those of the depth before.
+
+A program keeps what its operators look up and what its delegates multiply by in two stores, so a tied
+item table stands in it twice. A part can hold one piece of data under two names: here a tied table is stored
+once, in ``table_0_64.ptd`` and so on, one for each panel.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from canet_export.executorch.operators import Int8Embedding, Panels
 from canet_export.graph import ROUTER_ENTRY
+from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.model.space import Route
 
@@ -47,23 +55,39 @@ class Parts:
     Args:
         graphs: by entry, with named panels.
         routes: the exported routes.
+        edge: ExecuTorch's manager of the lowered methods; its delegates' constants are moved at once.
+
+    Raises:
+        CanetError: this version of ExecuTorch keeps the constants elsewhere.
     """
 
-    def __init__(self, graphs: Mapping[str, nn.Module], routes: Collection[Route]) -> None:
+    def __init__(self, graphs: Mapping[str, nn.Module], routes: Collection[Route], edge: Any) -> None:
         self.routes = {route.entry: route for route in routes}
         self.entries: dict[str, set[str]] = defaultdict(set)  # part -> entries that need it
-        self._panels = self._tables(graphs)
-
-    def _tables(self, graphs: Mapping[str, nn.Module]) -> dict[str, str]:
-        users: dict[str, set[str]] = defaultdict(set)
-        for entry, graph in graphs.items():
-            if isinstance(table := getattr(graph, "table", None), Panels):
-                for name, panel in table.named_children():
-                    # Scales of int8 belong to all columns: one copy, in the program, serves all panels.
-                    whole = isinstance(panel, Int8Embedding)
-                    for kind in ("values",) if whole else ("values", "scale", "weight"):
-                        users[f"_table_{name}_{kind}"].add(entry)
-        return {name: part for name, entries in users.items() if (part := self._part(entries))}
+        tables = list(_table_constants(graphs))
+        keys = _delegate_keys(edge)
+        shared: dict[str, str] = {}  # digest of a table's constant that delegates use as well -> part
+        for constant in tables:
+            if {constant.digest, f"scale_{constant.digest}"} & keys.keys():
+                shared.setdefault(constant.digest, f"table_{constant.columns}")
+        self._panels: dict[str, str] = {}  # end of a placeholder's name -> part
+        for constant in tables:
+            part = shared.get(constant.digest)
+            if part is not None:
+                self.entries[part] |= constant.entries
+            elif not constant.is_common:
+                part = self._part(constant.entries)
+            if part is not None:
+                self._panels[constant.name] = part
+        store = edge._named_data_store
+        for key, entries in keys.items():
+            part = shared.get(key.removeprefix("scale_"))
+            if part is not None:
+                self.entries[part] |= entries
+            else:
+                part = self._part(entries)
+            if part is not None:
+                store.external_data.setdefault(part, {})[key] = store.pte_data.pop(key)
 
     def _part(self, entries: set[str]) -> str | None:
         if ROUTER_ENTRY in entries:
@@ -77,36 +101,93 @@ class Parts:
         """Of a constant outside the delegates, by its placeholder: the part, or None for the program."""
         return next((part for name, part in self._panels.items() if node.name.endswith(name)), None)
 
-    def move(self, edge: Any) -> None:
-        """Move the delegates' constants of lowered methods into their parts.
+    def write(self, program: Any, out_dir: Path) -> int:
+        """Write the parts, equal constants of each once.
 
-        Args:
-            edge: ExecuTorch's manager of them; each constant has a key made from its content.
-
-        Raises:
-            CanetError: this version of ExecuTorch keeps them elsewhere.
+        Returns:
+            Bytes that stand once though both an item table and a classifier use them.
         """
-        users: dict[str, set[str]] = defaultdict(set)
-        try:
-            store = edge._named_data_store
-            inside, outside = store.pte_data, store.external_data
-            for entry in edge.methods:
-                for module in edge.exported_program(entry).graph_module.children():
-                    for key in module.named_data_store_output.pte_data:
-                        users[key].add(entry)
-        except AttributeError as error:
-            raise CanetError(
-                f"this version of ExecuTorch cannot be told where constants go ({error})",
-                fix="export without --split, or use a version in the range of pyproject.toml",
-            ) from error
-        for key, entries in users.items():
-            part = self._part(entries)
-            if part is not None:
-                outside.setdefault(part, {})[key] = inside.pop(key)
+        program.write_tensor_data_to_file(str(out_dir))
+        return sum(_write_equals_once(out_dir / name) for name in self.files() if name.startswith("table_"))
 
     def files(self) -> dict[str, tuple[str, ...]]:
         """Every part's file, with the entries that need it in the order of the routes."""
+        order = [ROUTER_ENTRY, *self.routes]
         return {
-            f"{part}{SUFFIX}": tuple(entry for entry in self.routes if entry in entries)
+            f"{part}{SUFFIX}": tuple(entry for entry in order if entry in entries)
             for part, entries in sorted(self.entries.items())
         }
+
+
+@dataclass
+class _TableConstant:
+    """A constant of an item table: how its placeholders' names end, and who uses it.
+
+    Args:
+        name: ``_table_items_0_64_values``.
+        columns: ``0_64``.
+        digest: SHA-256 of its bytes, as XNNPACK's keys are made.
+        is_common: one copy serves all panels: a scale of int8.
+        entries: the entries that look it up.
+    """
+
+    name: str
+    columns: str
+    digest: str
+    is_common: bool
+    entries: set[str]
+
+
+def _table_constants(graphs: Mapping[str, nn.Module]) -> Iterator[_TableConstant]:
+    """The smallest columns first."""
+    users: dict[str, set[str]] = defaultdict(set)
+    panels: dict[str, nn.Module] = {}
+    for entry, graph in graphs.items():
+        if isinstance(table := getattr(graph, "table", None), Panels):
+            for name, panel in table.named_children():
+                users[name].add(entry)
+                panels[name] = panel
+    for name, panel in sorted(panels.items(), key=lambda item: int(item[0].split("_")[1])):
+        for kind, tensor in constants(panel):
+            yield _TableConstant(
+                name=f"_table_{name}_{kind}",
+                columns=name.partition("_")[2],
+                digest=hashlib.sha256(tensor_bytes(tensor)).hexdigest(),
+                is_common=isinstance(panel, Int8Embedding) and kind == "scale",
+                entries=users[name],
+            )
+
+
+def _delegate_keys(edge: Any) -> dict[str, set[str]]:
+    """Key of each of the delegates' constants (made from its content) -> the entries that use it."""
+    users: dict[str, set[str]] = defaultdict(set)
+    try:
+        inside, _ = edge._named_data_store.pte_data, edge._named_data_store.external_data
+        for entry in edge.methods:
+            for module in edge.exported_program(entry).graph_module.children():
+                for key in module.named_data_store_output.pte_data:
+                    users[key].add(entry)
+    except AttributeError as error:
+        raise CanetError(
+            f"this version of ExecuTorch cannot be told where constants go ({error})",
+            fix="export without --split, or use a version in the range of pyproject.toml",
+        ) from error
+    return {key: entries for key, entries in users.items() if key in inside}
+
+
+def _write_equals_once(path: Path) -> int:
+    """Rewrite a part so that equal data under several names stand once; returns the bytes saved."""
+    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+    from executorch.extension.flat_tensor.serialize.serialize import Cord, FlatTensorSerializer
+
+    serializer = FlatTensorSerializer()
+    found = serializer.deserialize(Cord(path.read_bytes()))
+    places: dict[bytes, int] = {}
+    index = [places.setdefault(bytes(buffer), len(places)) for buffer in found.buffers]
+    named = {
+        name: DataEntry(index[entry.buffer_index], entry.alignment, entry.tensor_layout)
+        for name, entry in found.named_data.items()
+    }
+    with path.open("wb") as file:
+        serializer.serialize(DataPayload(list(places), named)).write_to_file(file)
+    return sum(map(len, found.buffers)) - sum(map(len, places))
