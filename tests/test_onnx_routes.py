@@ -61,7 +61,7 @@ def test_every_route_and_the_router_are_pytorchs(quantization: str, kind: str, t
     check_all(exported(tmp_path, make_job(canet, quantization)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_choice_of_routes_of_any_model(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,28 +38,31 @@ def open_device(package: Package, threads: int) -> Device:
     # The graph is fused by hand; what further levels would make of it (SkipLayerNormalization) is slower.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     started = time.perf_counter_ns()
-    with _runtime_errors(package, None):
+    try:
         session = ort.InferenceSession(str(package.model_path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _failure(package, "the graph does not load", error) from error
     program_ms = (time.perf_counter_ns() - started) / 1e6
     force = package.manifest["interface"].get("route_input")
     _require_names(package, session, ["seq", *([force] if force else [])])
-    ids = {route.entry: route.id for route in package.routes}
+    names = dict.fromkeys((route.entry for route in package.routes), ANSWER) | {ROUTER: ["route"]}
+    wanted = {route.entry: route.id for route in package.routes} | {ROUTER: ROUTER_ALONE}
+    forced = {entry: {force: np.array([value], np.int32)} if force else {} for entry, value in wanted.items()}
 
     def load(entry: str) -> float:
-        if entry != ROUTER and entry not in ids:
-            raise unknown_name("entry", entry, [ROUTER, *ids], where=package.model_path)
+        if entry not in forced:
+            raise unknown_name("entry", entry, list(forced), where=package.model_path)
         return 0.0  # the session is whole from the start
 
     def call(entry: str, seq: Sequences) -> Answer:
         load(entry)
-        feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None]}
-        if force:
-            feeds[force] = np.array([ROUTER_ALONE if entry == ROUTER else ids[entry]], np.int32)
-        names = ["route"] if entry == ROUTER else ANSWER
-        with _runtime_errors(package, entry):
+        feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None], **forced[entry]}
+        try:
             start = time.perf_counter_ns()
-            outputs = session.run(names, feeds)
+            outputs = session.run(names[entry], feeds)
             taken = time.perf_counter_ns() - start
+        except Exception as error:
+            raise _failure(package, f"the entry {entry!r} failed", error) from error
         return Answer(tuple(outputs), taken)
 
     return Device("host", f"onnxruntime {ort.__version__}", threads, program_ms, load, call)
@@ -79,15 +80,10 @@ def _require_names(package: Package, session: Any, inputs: list[str]) -> None:
         )
 
 
-@contextmanager
-def _runtime_errors(package: Package, entry: str | None) -> Iterator[None]:
-    """Turn the runtime's errors, which have no class in common, into ones that name file and entry."""
-    try:
-        yield
-    except Exception as error:
-        what = "the graph does not load" if entry is None else f"the entry {entry!r} failed"
-        raise RuntimeFailure(
-            f"{what}: {error}",
-            where=package.model_path,
-            fix="export the package again with this version of onnxruntime",
-        ) from error
+def _failure(package: Package, what: str, error: Exception) -> RuntimeFailure:
+    """The runtime's errors have no class in common; this one names the file and what was done."""
+    return RuntimeFailure(
+        f"{what}: {error}",
+        where=package.model_path,
+        fix="export the package again with this version of onnxruntime",
+    )

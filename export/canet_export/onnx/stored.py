@@ -228,8 +228,8 @@ def _differences_of_the_rest(path: Path, found: dict[str, Array], job: Job) -> I
     built = build_graph(job)
     expected = built.stored()
     for name in sorted(expected.keys() ^ found.keys()):
-        where = "a constant" if name in expected else "no such constant"
-        yield Failure("weights", None, None, f"{path.name}: {name}", where, "the contrary")
+        missing = ("this constant", "none") if name in expected else ("no such constant", "one")
+        yield Failure("weights", None, None, f"{path.name}: {name}", *missing)
     for name in sorted(expected.keys() & found.keys()):
         if name.startswith(LEARNT):
             if expected[name].shape != found[name].shape:
