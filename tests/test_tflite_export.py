@@ -54,10 +54,10 @@ def canet_of(space: RoutingSpace, *, tied: bool = False, router: RouterConfig | 
     return Canet(supernet, found).eval()
 
 
-def job_of(name: str) -> Job:
+def job_of(name: str) -> Job:  # noqa: PLR0911  a table of cases
     """One of the cases: presets, tables, ties and routers of every kind."""
     if name == "fp32":
-        canet = random_canet(items=ITEMS, length=LENGTH, space=RoutingSpace((8, 16), (8, 16), (1, 2)))
+        canet = random_canet(items=ITEMS, length=LENGTH, space=RoutingSpace((8, 16), (8, 16), (2,)))
         return Job(canet, None, "fp32", canet.space.routes, K)
     if name == "int8":
         space = RoutingSpace((8, 16), (16,), (1, 3))
@@ -65,8 +65,14 @@ def job_of(name: str) -> Job:
         labels = tuple(f"item {n}" for n in range(1, ITEMS + 1))
         integers = quantize_model(canet)
         return Job(canet, integers, "int8", canet.space.routes, K, "exclude", item_labels=labels)
+    if name == "int4":
+        canet = canet_of(RoutingSpace((64,), (32, 64), (1,)), router=RouterConfig(ITEMS, LENGTH, 2, "shared"))
+        return Job(canet, quantize_model(canet, 4), "int4", canet.space.routes, K, "exclude")
+    if name == "tied int4":
+        canet = canet_of(RoutingSpace((32, 64), (64,), (1,)), tied=True)
+        return Job(canet, quantize_model(canet, 4), "int4", canet.space.routes, K)
     if name == "tied":
-        canet = canet_of(RoutingSpace((8, 16), (8, 16), (2,)), tied=True)
+        canet = canet_of(RoutingSpace((8, 16), (16,), (2,)), tied=True)
         return Job(canet, quantize_model(canet), "int8", canet.space.routes, K)
     if name == "plain":
         canet = canet_of(RoutingSpace((16,), (16,), (2,)))
@@ -96,7 +102,7 @@ def opened(job: Job, path: Path, result: ExportResult) -> Device:
     return open_device(package, 1)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "tied", "plain", "wide"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "tied", "plain", "wide", "int4", "tied int4"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp(request.param)
     job = job_of(request.param)
@@ -165,7 +171,8 @@ def test_numbers_are_read_back_bit_for_bit(exported: Exported) -> None:
     assert check.cases > 10 * len(exported.job.routes)
     other = replace(exported.job, canet=shifted(exported.job.canet), integers=None)
     if exported.job.integers is not None:
-        other = replace(other, integers=quantize_model(other.canet))
+        bits = 4 if exported.job.quantization == "int4" else 8
+        other = replace(other, integers=quantize_model(other.canet, bits))
     names = {failure.tensor for failure in check_stored(exported.path.parent, other).failures}
     assert {"blocks.0.ffn1.weight", "blocks.0.norm1.bias", "positions"} <= names
 
@@ -208,7 +215,7 @@ def test_constants_are_stored_once(exported: Exported) -> None:
 def panel_sources(job: Job, entry: str) -> list:
     from canet_export.tflite.graphs import tflite_graphs
 
-    graphs = tflite_graphs(job.reference, job.routes, job.k, job.seen)
+    graphs = tflite_graphs(job)
     tables = [*graphs[entry].table, *graphs[entry].classifier]  # type: ignore[misc]
     router = [*graphs["router"].table] if job.canet.router is not None else []  # type: ignore[misc]
     return [module.source for module in tables + router]
@@ -253,10 +260,14 @@ def test_a_missing_toolkit_is_named(small: Exported, monkeypatch: pytest.MonkeyP
     assert not list(tmp_path.iterdir())
 
 
-def test_refused_presets_say_why() -> None:
-    target = TARGETS["tflite"]
-    for preset in {"fp32", "fp16", "int8", "int4"} - set(target.quantizations):
-        assert len(target.refusals[preset]) > 20
+def test_int4_takes_whole_groups_of_columns(tmp_path: Path) -> None:
+    canet = canet_of(RoutingSpace((64,), (48, 64), (1,)))
+    with pytest.raises(CanetError, match="a scale for every 32 columns"):
+        export(Job(canet, quantize_model(canet, 4), "int4", canet.space.routes[:1], K), tmp_path)
+
+
+def test_every_preset_can_be_written() -> None:
+    assert set(TARGETS["tflite"].quantizations) == set(LIMITS)
 
 
 def test_without_tflite_support_the_metadata_is_said_to_be_unchecked(

@@ -63,7 +63,7 @@ TARGETS = {
     for target in (
         Target("executorch", ("fp32", "int8", "int4"), {}),
         Target("coreml", ("fp32", "fp16", "int8", "int4"), {}),
-        Target("tflite", ("fp32", "fp16", "int8"), {}),
+        Target("tflite", ("fp32", "fp16", "int8", "int4"), {}),
         Target("onnx", ("fp32", "fp16", "int8"), {}),
     )
 }

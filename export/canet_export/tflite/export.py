@@ -40,7 +40,7 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     require_toolkit()
     template = make_template(job, progress)
     progress("put the numbers in place")
-    graphs = tflite_graphs(job.reference, job.routes, job.k, job.seen)
+    graphs = tflite_graphs(job)
     model, buffers = impose(template, job, graphs)
     name_ends(model)
     share_tables(model)

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from canet_export.graph import Leaf, Slice
-from canet_export.integers import Quantized, is_quantized
+from canet_export.integers import GROUP, Quantized, is_quantized
 from canet_export.job import Job
 from canet_export.tflite.halves import Halves
 from canet_export.tflite.template import Template, buffer_bytes
+from canet_mobile.errors import CanetError
 
 
 @dataclass
@@ -36,6 +38,29 @@ class Pool:
         return self._numbers[digest]
 
 
+@dataclass(frozen=True)
+class Integers:
+    """A matrix of integers, as the flatbuffer holds it.
+
+    Args:
+        kind: INT8 or INT4.
+        buffer: of the integers.
+        table: their ``QuantizationParametersT``, with a scale per row.
+        scales: buffer and shape of float16 scales per row and group, where a row has several.
+    """
+
+    kind: int
+    buffer: int
+    table: Any
+    scales: tuple[int, list[int]] | None
+
+
+def packed(values: NDArray[Any]) -> NDArray[Any]:
+    """Two 4-bit integers a byte, the first in the low half."""
+    nibbles = values.reshape(-1).view(np.uint8) & 15
+    return nibbles[0::2] | nibbles[1::2] << 4
+
+
 class Numbers:
     """Buffers, types and quantization tables of a job's constants, each made once.
 
@@ -48,7 +73,7 @@ class Numbers:
         from ai_edge_litert import schema_py_generated as schema
 
         self.job, self.pool, self.schema = job, pool, schema
-        self._integers: dict[Slice, tuple[int, Any]] = {}
+        self._integers: dict[Slice, Integers] = {}
         self._floats: dict[tuple[int, str], tuple[Tensor, int]] = {}
 
     def quantized(self, leaf: nn.Module) -> Quantized | None:
@@ -57,16 +82,50 @@ class Numbers:
             return None
         return self.job.integers.tensors.get(leaf.source.name)
 
-    def integers(self, source: Slice, full: Quantized) -> tuple[int, Any]:
-        """The buffer of a slice's int8 values [rows, columns], and its table of scales, one per row."""
+    def integers(self, source: Slice, full: Quantized) -> Integers:
+        """A slice's integers: int8 or int4 with a scale per row, or int4 with one per row and 32 columns.
+
+        Raises:
+            CanetError: the slice cuts a group of columns.
+        """
         if source not in self._integers:
+            if full.bits == 4 and (source.start % GROUP or source.stop % GROUP):
+                raise CanetError(
+                    f"int4 has a scale for every {GROUP} columns, a route uses {source.stop - source.start} "
+                    f"of {source.name} from {source.start}",
+                    fix=f"train with widths that are multiples of {GROUP}, or --quantize int8",
+                )
             piece = source.of_integers(full)
-            table = self.schema.QuantizationParametersT()
-            table.scale = piece.scale[:, 0].numpy().astype("<f4")
-            table.zeroPoint = np.zeros(len(table.scale), "<i8")
-            table.quantizedDimension = 0
-            self._integers[source] = self.pool.put(piece.values.numpy().tobytes()), table
+            values = piece.values.numpy()
+            types = self.schema.TensorType
+            kind, data = (types.INT8, values) if full.bits == 8 else (types.INT4, packed(values))
+            table = self.schema.QuantizationParametersT(quantizedDimension=0)
+            scales = None
+            if piece.scale.shape[1] == 1:
+                table.scale = piece.scale[:, 0].numpy().astype("<f4")
+                table.zeroPoint = np.zeros(len(table.scale), "<i8")
+            else:
+                scales = self.pool.put(piece.scale.numpy().astype("<f2").tobytes()), list(piece.scale.shape)
+            self._integers[source] = Integers(kind, self.pool.put(data.tobytes()), table, scales)
         return self._integers[source]
+
+    def put_integers(self, subgraph: Any, tensor: Any, integers: Integers) -> None:
+        """Make a tensor of a subgraph one of integers."""
+        tensor.type, tensor.buffer, tensor.quantization = integers.kind, integers.buffer, integers.table
+        if integers.scales is not None:
+            buffer, shape = integers.scales
+            blocks = self.schema.BlockwiseQuantizationT(
+                scales=len(subgraph.tensors), zeroPoints=-1, blockSize=GROUP
+            )
+            subgraph.tensors.append(
+                self.schema.TensorT(
+                    shape=shape, type=self.schema.TensorType.FLOAT16, buffer=buffer, hasRank=True
+                )
+            )
+            details = self.schema.QuantizationDetails.BlockwiseQuantization
+            tensor.quantization = self.schema.QuantizationParametersT(
+                quantizedDimension=0, detailsType=details, details=blocks
+            )
 
     def floats(self, tensor: Tensor, dtype: str = "<f4") -> int:
         """The buffer of a float tensor, as float32 or float16."""
@@ -102,7 +161,7 @@ def impose(template: Template, job: Job, graphs: Mapping[str, nn.Module]) -> tup
     for subgraph, entry, places in zip(model.subgraphs, template.entries, template.places, strict=True):
         graph = graphs[entry]
         halved: dict[int, int] = {}
-        for index, tensor in enumerate(subgraph.tensors):
+        for index, tensor in enumerate(list(subgraph.tensors)):
             if index not in places:
                 tensor.buffer = pool.put(buffer_bytes(template.model, tensor.buffer))
                 continue
@@ -116,8 +175,7 @@ def impose(template: Template, job: Job, graphs: Mapping[str, nn.Module]) -> tup
                 tensor.buffer = numbers.floats(graph.get_parameter(path))
             else:
                 assert isinstance(leaf, Leaf)
-                tensor.type = numbers.schema.TensorType.INT8
-                tensor.buffer, tensor.quantization = numbers.integers(leaf.source, full)
+                numbers.put_integers(subgraph, tensor, numbers.integers(leaf.source, full))
         if halved:
             halves.impose(subgraph, halved)
     return model, pool.data

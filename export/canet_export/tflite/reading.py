@@ -19,8 +19,8 @@ class Constant:
 
     Args:
         values: int8, float16, float32 or int32, in the tensor's shape.
-        scale: of integers, one per row, float32; None for floats.
-        zero_points: of integers.
+        scale: of integers, float32: one per row, or [rows, blocks]; None for floats.
+        zero_points: of integers with a scale per row.
         place: where it stands in the file; constants at the same place are the same.
     """
 
@@ -67,7 +67,7 @@ def read_signatures(path: Path) -> dict[str, list[Operation]]:
         for index in range(model.OperatorCodesLength()):
             code = model.OperatorCodes(index)
             codes.append(names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())])
-        reader = _Reader(raw, model, types, codes)
+        reader = _Reader(schema, raw, model, types, codes)
         signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
         return {
             signature.SignatureKey().decode(): list(reader.operations(signature.SubgraphIndex()))
@@ -79,15 +79,23 @@ def read_signatures(path: Path) -> dict[str, list[Operation]]:
         raise ValueError(f"damaged: {type(error).__name__}: {error}") from error
 
 
+def unpacked(data: Array) -> Array:
+    """4-bit integers as int8: the low half of each byte, then the high one."""
+    halves = np.stack([data & 15, data >> 4], -1).reshape(-1).astype(np.int8)
+    return np.where(halves > 7, halves - 16, halves).astype(np.int8)
+
+
 class _Reader:
-    def __init__(self, raw: Array, model: Any, types: dict[int, np.dtype], codes: list[str]) -> None:
-        self.raw, self.model, self.types, self.codes = raw, model, types, codes
+    def __init__(
+        self, schema: Any, raw: Array, model: Any, types: dict[int, np.dtype], codes: list[str]
+    ) -> None:
+        self.schema, self.raw, self.model, self.types, self.codes = schema, raw, model, types, codes
 
     def operations(self, index: int) -> Iterator[Operation]:
         subgraph = self.model.Subgraphs(index)
         held: dict[int, Constant] = {}
         for number in range(subgraph.TensorsLength()):
-            constant = self.constant(subgraph.Tensors(number))
+            constant = self.constant(subgraph, subgraph.Tensors(number))
             if constant is not None:
                 held[number] = constant
         for number in range(subgraph.OperatorsLength()):
@@ -103,13 +111,21 @@ class _Reader:
                 found = {position: held[each] for position, each in enumerate(inputs) if each in held}
                 yield Operation(kind, found, inputs, outputs)
 
-    def constant(self, tensor: Any) -> Constant | None:
+    def constant(self, subgraph: Any, tensor: Any) -> Constant | None:
         data, place = self.bytes_of(self.model.Buffers(tensor.Buffer()))
         if not place[1]:
             return None
         shape = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
-        values = data.view(self.types[tensor.Type()]).reshape(shape)
+        kind = self.types.get(tensor.Type())
+        values = (unpacked(data) if kind is None else data.view(kind)).reshape(shape)
         table = tensor.Quantization()
+        if table is not None and table.Details() is not None:
+            blocks = self.schema.BlockwiseQuantization()
+            blocks.Init(table.Details().Bytes, table.Details().Pos)
+            scales = self.constant(subgraph, subgraph.Tensors(blocks.Scales()))
+            if scales is None or blocks.BlockSize() * scales.values.shape[1] != shape[1]:
+                raise ValueError(f"a matrix {shape} has no scales for blocks of {blocks.BlockSize()}")
+            return Constant(values, scales.values.astype(np.float32), None, place)
         if table is None or not table.ScaleLength():
             return Constant(values, None, None, place)
         if table.QuantizedDimension() != 0:

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from canet_export.graph import ROUTER_ENTRY, Leaf
+from canet_export.graph import ROUTER_ENTRY, Leaf, Slice
+from canet_export.integers import GROUP, Quantized
 from canet_export.job import Job
 from canet_export.sizes import Sizes
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.impose import is_half
 
-SCALE_BYTES = 4 + 8  # a row's float32 scale and its int64 zero point
 PARTS = {"table": "item_table", "classifier": "classifier"}
 
 
@@ -39,14 +39,23 @@ def stored_constants(job: Job, entry: str, graph: nn.Module) -> Iterator[Stored]
         if path.endswith("weight") and isinstance(owner, Leaf):
             source = owner.source
             if source.name in tensors:
-                yield Stored(source, part, tensor.numel())
-                rows = (source.name, source.part, source.rows)
-                yield Stored(("scales", *rows), part, SCALE_BYTES * source.rows)
+                yield from _integers(source, tensors[source.name], tensor, part)
             else:
                 yield Stored(source, part, (2 if is_half(job, owner, "weight") else 4) * tensor.numel())
         else:
             digest = hashlib.sha256(tensor.detach().numpy().tobytes()).digest()
             yield Stored(digest, part, 4 * tensor.numel())
+
+
+def _integers(source: Slice, full: Quantized, tensor: Tensor, part: str) -> Iterator[Stored]:
+    yield Stored(source, part, tensor.numel() * full.bits // 8)
+    groups = (source.stop - source.start) // GROUP
+    if full.bits == 4 and groups > 1:
+        yield Stored(("halves", source), part, 2 * groups * source.rows)
+        return
+    columns = source.start if full.bits == 4 else 0
+    yield Stored(("scales", source.name, source.part, source.rows, columns), part, 4 * source.rows)
+    yield Stored(("zero points", source.rows), part, 8 * source.rows)
 
 
 def file_sizes(job: Job, graphs: Mapping[str, nn.Module], total_bytes: int) -> Sizes:
@@ -60,7 +69,7 @@ def file_sizes(job: Job, graphs: Mapping[str, nn.Module], total_bytes: int) -> S
     largest = job.canet.space.largest
     whole = graphs.get(largest.entry)
     if whole is None:
-        whole = tflite_graphs(job.reference, [largest], job.k, job.seen)[largest.entry]
+        whole = tflite_graphs(job, routes=[largest])[largest.entry]
     parts = dict.fromkeys(("item_table", "classifier", "layers", "router"), 0)
     seen = set()
     separate = 0

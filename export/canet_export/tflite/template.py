@@ -58,7 +58,7 @@ def make_template(job: Job, progress: Progress) -> Template:
     """
     stand_in = _stand_in(job)
     rows, classes = len(stand_in.supernet.item_table), job.canet.supernet.config.items + 1
-    graphs = tflite_graphs(stand_in, job.routes, job.k, job.seen)
+    graphs = tflite_graphs(job, stand_in)
     model = _convert(graphs, job.canet.supernet.config.length, progress)
     signatures = {s.subgraphIndex: s.signatureKey.decode() for s in model.signatureDefs}
     entries = tuple(signatures[index] for index in range(len(model.subgraphs)))

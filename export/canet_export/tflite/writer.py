@@ -40,6 +40,44 @@ class Once:
         return self._offset
 
 
+class Vector:
+    """A numpy vector, packed like :class:`Once`."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def Pack(self, builder: Builder) -> int:
+        """The offset of the packed vector."""
+        return builder.CreateNumpyVector(self.array)
+
+
+class Quantization:
+    """A ``QuantizationParametersT`` whose vectors may be those of other tables: zero points are all zeros."""
+
+    def __init__(self, table: Any, shared: Shared) -> None:
+        self.scale, self.zero_point = (
+            None if array is None else shared(Vector(array)) for array in (table.scale, table.zeroPoint)
+        )
+        self.details_type, self.details = table.detailsType, shared(table.details)
+
+    def Pack(self, builder: Builder) -> int:
+        """The offset of the packed table; quantized are rows, axis 0."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        scale, zero_point, details = (
+            None if part is None else part.Pack(builder)
+            for part in (self.scale, self.zero_point, self.details)
+        )
+        schema.QuantizationParametersStart(builder)
+        if scale is not None and zero_point is not None:
+            schema.QuantizationParametersAddScale(builder, scale)
+            schema.QuantizationParametersAddZeroPoint(builder, zero_point)
+        if details is not None:
+            schema.QuantizationParametersAddDetailsType(builder, self.details_type)
+            schema.QuantizationParametersAddDetails(builder, details)
+        return schema.QuantizationParametersEnd(builder)
+
+
 class Shared:
     """Wraps tables in :class:`Once`, equal ones in the same."""
 
@@ -73,7 +111,9 @@ def share_tables(model: Any) -> None:
             if index not in ends:
                 tensor.name = None
             tensor.shapeSignature = None
-            tensor.quantization = shared(tensor.quantization)
+            table = tensor.quantization
+            is_empty = table is None or (table.scale is None and table.details is None)
+            tensor.quantization = None if is_empty else shared(Quantization(table, shared))
         subgraph.tensors = [shared(tensor) for tensor in subgraph.tensors]
         for operator in subgraph.operators:
             operator.builtinOptions = shared(operator.builtinOptions)
