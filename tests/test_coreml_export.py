@@ -117,8 +117,11 @@ def test_the_package_tells_an_app_what_is_in_it(int8: Made) -> None:
     assert ROUTES_KEY in model.user_defined_metadata
 
 
-def test_constants_are_stored_once(int8: Made, tmp_path: Path) -> None:
-    model, rows = int8.model(), ITEMS + 1
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp16", "fp32"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_constants_are_stored_once(quantization: str, tied: bool, tmp_path: Path) -> None:
+    made = make(tmp_path, toy(tied=tied), quantization)
+    model, rows = made.model(), ITEMS + 1
     offsets = {
         offset
         for name in model.functions
@@ -128,9 +131,11 @@ def test_constants_are_stored_once(int8: Made, tmp_path: Path) -> None:
     contents = [model.weights[b.data : b.data + b.size].tobytes() for b in map(model.blob, offsets)]
     large = [content for content in contents if len(content) >= rows]
     assert len(large) == len(set(large))
-    assert int8.result.sizes.item_table_bytes < rows * (64 + 2) + 1000  # integers once, halves of scales once
-    tied = make(tmp_path / "tied", toy(tied=True), "int8")
-    assert tied.result.sizes.classifier_bytes < 2 * (rows * 2 + 200)  # its bias, and the panels' shared zeros
+    row = {"int8": 64 + 2, "int4": 32 + 4, "fp16": 128, "fp32": 256}[quantization]  # numbers and scales, once
+    sizes = made.result.sizes
+    assert rows * row <= sizes.item_table_bytes < rows * row + 1000
+    biases = 2 * rows * (4 if quantization == "fp32" else 2)  # and the zeros of the further panels
+    assert sizes.classifier_bytes < biases + 600 + (0 if tied else rows * row + 1000)
 
 
 def test_more_items_than_16_bits_count(tmp_path: Path) -> None:

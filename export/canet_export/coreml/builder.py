@@ -87,8 +87,8 @@ class Body:
 
     def constant(self, key: str, name: str, tensor: Tensor, dtype: Any = None, tag: str = "") -> Var:
         """A constant shared under ``key`` by all functions of the file, in the function's own precision."""
-        tag = tag or (self.precision if dtype is None else np.dtype(dtype).name)
         dtype = FLOATS[self.precision] if dtype is None else dtype
+        tag = tag or np.dtype(dtype).name
         var = self.mb.const(val=self.store.array(f"{key}.{tag}", tensor, dtype), name=name)
         var.op.weight_id = f"{key}.{tag}"
         return var
