@@ -98,12 +98,19 @@ def open_session(path: Path) -> Any:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def make_job(canet: Canet, quantization: str = "fp32", routes: Sequence[Route] = (), **options: Any) -> Job:
+def make_job(
+    canet: Canet,
+    quantization: str = "fp32",
+    routes: Sequence[Route] = (),
+    *,
+    higher: Sequence[str] = (),
+    **options: Any,
+) -> Job:
     """A job of the given routes, all by default, as packaging makes it."""
     chosen = tuple(routes or canet.space.routes)
     model = restricted(canet, [canet.space.id_of(route) for route in chosen])
     bits = {"int8": 8, "int4": 4}.get(quantization)
-    integers = quantize_model(model, bits) if bits else None  # type: ignore[arg-type]
+    integers = quantize_model(model, bits, higher=frozenset(higher)) if bits else None  # type: ignore[arg-type]
     return Job(model, integers, quantization, chosen, K, **options)  # type: ignore[arg-type]
 
 

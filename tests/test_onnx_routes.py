@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
 SPACE = RoutingSpace((8, 16, 24), (8, 16, 24), (1, 2, 4))
+WIDE = RoutingSpace((32, 64, 96), (32, 64, 96), (1, 2))  # four bits come in groups of 32
 PRESETS = ("fp32", "fp16", "int8")
 
 
@@ -59,6 +60,19 @@ def test_every_route_and_the_router_are_pytorchs(quantization: str, kind: str, t
     table = "own" if kind == "own" else "shared"
     canet = toy(SPACE, table=table, tied=kind == "tied")
     check_all(exported(tmp_path, make_job(canet, quantization)))
+
+
+@pytest.mark.parametrize("higher", [(), ("supernet.item_table",)])
+@pytest.mark.parametrize("kind", ["shared", "own", "tied"])
+def test_four_bits_are_pytorchs_with_the_same_integers(
+    kind: str, higher: tuple[str, ...], tmp_path: Path
+) -> None:
+    canet = toy(WIDE, table="own" if kind == "own" else "shared", tied=kind == "tied")
+    check_all(exported(tmp_path / "all", make_job(canet, "int4", higher=higher)))
+    few = [Route(32, 64, 1), Route(96, 32, 2)]
+    check_all(exported(tmp_path / "few", make_job(canet, "int4", few, higher=higher, seen="exclude")))
+    plain = make_job(canet, "int4", [Route(64, 32, 2)], higher=higher, plain=True)
+    check_route(exported(tmp_path / "plain", plain), histories(1)[0], Route(64, 32, 2), [])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,8 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 3))
-PRESETS = ("fp32", "fp16", "int8")
+WIDE = RoutingSpace((32, 64), (32, 64), (1, 3))
+PRESETS = ("fp32", "fp16", "int8", "int4")
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +29,19 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.mark.parametrize("quantization", PRESETS)
 @pytest.mark.parametrize("kind", ["shared", "own", "tied", "plain", "one", "one width"])
 def test_every_number_is_read_back(quantization: str, kind: str, tmp_path: Path) -> None:
-    canet = toy(SPACE, table="own" if kind == "own" else "shared", tied=kind == "tied")
+    space = WIDE if quantization == "int4" else SPACE
+    small, large = space.embedding
+    canet = toy(space, table="own" if kind == "own" else "shared", tied=kind == "tied")
     routes = {
-        "plain": [Route(16, 8, 3)],
-        "one": [Route(8, 16, 1)],
-        "one width": [Route(8, 16, 1), Route(16, 16, 3)],
-    }.get(kind, list(SPACE.routes))
+        "plain": [Route(large, small, 3)],
+        "one": [Route(small, large, 1)],
+        "one width": [Route(small, large, 1), Route(large, large, 3)],
+    }.get(kind, list(space.routes))
     job = make_job(canet, quantization, routes, plain=kind == "plain")
     found = exported(tmp_path, job)
     check = check_stored(tmp_path, job)
     assert check.passed, check.failures
-    files = 1 if quantization == "fp16" else 2
+    files = 1 if quantization in ("fp16", "int4") else 2
     assert len(found.result.files) == (3 if files == 2 else 1)
     assert check.cases >= files * 12
 
@@ -89,6 +92,20 @@ def test_a_flipped_bit_is_found_and_named(int8: Exported, file: str, name: str, 
     part = {"heads": "qkv", "vectors": ""}.get(name.rpartition(".")[2], name.partition(".panel")[0])
     assert check.failures[0].tensor.startswith(f"{file}: ")
     assert part.removesuffix(".kv").removesuffix(".scale") in check.failures[0].tensor
+
+
+@pytest.mark.parametrize(
+    "name", ["supernet.item_table", "supernet.own_classifier.panel0", "supernet.blocks.1.ffn1_weight.scale"]
+)
+def test_a_flipped_bit_among_four_is_found(name: str, tmp_path: Path) -> None:
+    found = exported(tmp_path, make_job(toy(WIDE), "int4"))
+    path = tmp_path / MODEL_FILE
+    data = next(t.raw_data for t in onnx.load(path).graph.initializer if t.name == name)
+    blob = bytearray(path.read_bytes())
+    blob[blob.find(data) + len(data) // 3] ^= 16
+    path.write_bytes(blob)
+    (failure,) = check_stored(tmp_path, found.job).failures
+    assert name.partition(".panel")[0].removesuffix(".scale") in failure.tensor
 
 
 def test_other_nodes_are_found(int8: Exported, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from canet_export.onnx.nodes import Graph
 from canet_export.onnx.numbers import Matrix, Numbers
 from canet_export.onnx.prefixes import Prefixes
-from canet_export.onnx.products import Operand, hold, multiply
+from canet_export.onnx.products import Operand, held_values, hold, multiply, product_kind
 from canet_mobile.model.layers import LAYER_NORM_EPS
 from canet_mobile.model.space import FFN, HEADS
 
@@ -98,7 +98,7 @@ def cut_block(graph: Graph, numbers: Numbers, prefix: str, cuts: Prefixes, *, la
     qkv_bias, ffn1_bias, vectors, scales = _vectors(
         graph, numbers, prefix, cuts, (qkv, out, ffn1, ffn2), last
     )
-    held = graph.constants.add(qkv.name, qkv.values)
+    held = held_values(graph, qkv)
     if last:
         values = [
             cuts.cut(graph, held, "h1c", (0, 1, 3)),
@@ -107,14 +107,16 @@ def cut_block(graph: Graph, numbers: Numbers, prefix: str, cuts: Prefixes, *, la
     else:
         values = [cuts.cut(graph, held, "hc", (0, 3))]
     flat = [graph.node("Flatten", value, axis=1) for value in values]
-    attention = tuple(Operand(value, scale, qkv.kind) for value, scale in zip(flat, scales[:-3], strict=True))
+    attention = tuple(
+        Operand(value, scale, product_kind(qkv)) for value, scale in zip(flat, scales[:-3], strict=True)
+    )
     cut = [
-        cuts.cut(graph, graph.constants.add(matrix.name, matrix.values), key, axes)
+        cuts.cut(graph, held_values(graph, matrix), key, axes)
         for matrix, key, axes in ((out, "ch", (1, 2)), (ffn1, "hf", (0, 1)), (ffn2, "fh", (0, 1)))
     ]
     cut[0] = graph.node("Flatten", cut[0], axis=2)
     by_out, by1, by2 = (
-        Operand(value, scale, matrix.kind)
+        Operand(value, scale, product_kind(matrix))
         for value, scale, matrix in zip(cut, scales[-3:], (out, ffn1, ffn2), strict=True)
     )
     return Block(attention, by_out, by1, by2, qkv_bias, ffn1_bias, vectors)
@@ -128,7 +130,7 @@ def _vectors(
     heads = [numbers.qkv_bias(prefix, numbers.hidden)]
     inner = [numbers.vector(f"{prefix}.ffn1_bias", FFN * numbers.hidden)]
     rows = [numbers.vector(f"{prefix}.{name}", numbers.hidden) for name in VECTORS]
-    has_scales = qkv.scale is not None
+    has_scales = qkv.kind == "uint8"
     if has_scales:
         heads, inner = [*heads, qkv.scale], [*inner, ffn1.scale]  # type: ignore[list-item]
         rows += [out.scale, ffn2.scale]  # type: ignore[list-item]

@@ -18,6 +18,7 @@ from canet_mobile.machine import quiet
 
 MODEL_FILE = "canet.onnx"
 ORT_FILE = "canet.ort"
+ORT_PRESETS = ("fp32", "int8")
 OPERATORS_FILE = "required_operators.config"
 MINIMUM_OS = {"android": "API 24", "ios": "15.1"}
 # Parts of the file by how an initializer's name begins, first match first.
@@ -31,7 +32,7 @@ PARTS = (
 
 
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
-    """Write ``canet.onnx`` and, unless the weights are halves, ``canet.ort`` with the same numbers.
+    """Write ``canet.onnx`` and, for fp32 and int8, ``canet.ort`` with the same numbers.
 
     Args:
         job: what to write.
@@ -48,7 +49,8 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     path = out_dir / MODEL_FILE
     path.write_bytes(model.SerializeToString(deterministic=True))
     files: tuple[str, ...] = (MODEL_FILE,)
-    if job.quantization != "fp16":  # its casts are folded when an .onnx is loaded, and an .ort is not changed
+    # Halves and four bits are turned into floats when an .onnx is loaded; an .ort is run as it stands.
+    if job.quantization in ORT_PRESETS:
         progress("write the ORT format")
         write_ort(path, out_dir / ORT_FILE, out_dir / OPERATORS_FILE)
         files = (MODEL_FILE, ORT_FILE, OPERATORS_FILE)

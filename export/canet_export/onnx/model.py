@@ -82,7 +82,8 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
         return Built(graph, inputs, outputs)
 
     def answer(inner: Graph) -> tuple[str, str]:
-        cuts = Prefixes(inner, job.routes, ids, len(space), route)
+        pad_to = numbers.classifier_width if numbers.has_four_bit_classifier else 0
+        cuts = Prefixes(inner, job.routes, ids, len(space), route, pad_to)
         return Body(inner, numbers, cuts).answer(items, "seq", pad)
 
     kinds = [(FLOAT, [rows, job.k]), (INT64, [rows, job.k])]

@@ -23,6 +23,7 @@ class Constants:
     """The initializers of a model by name, shared by its graph and all branches, and a counter for names."""
 
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    unpacked: dict[str, str] = field(default_factory=dict)
     names: int = 0
 
     def add(self, name: str, array: NDArray[Any]) -> str:
@@ -37,10 +38,12 @@ class Graph:
 
     Args:
         constants: of the model.
+        main: the graph of which this is a branch; None: it is the main one.
     """
 
-    def __init__(self, constants: Constants) -> None:
+    def __init__(self, constants: Constants, main: Graph | None = None) -> None:
         self.constants = constants
+        self.main = main or self
         self.nodes: list[Any] = []
 
     def outputs(self, kind: str, *inputs: str, count: int, domain: str = "", **attributes: Any) -> list[str]:
@@ -98,7 +101,7 @@ class Graph:
         """
         graphs = []
         for write in (then, otherwise):
-            inner = Graph(self.constants)
+            inner = Graph(self.constants, self.main)
             answers = list(write(inner))
             made = {name for node in inner.nodes for name in node.output}
             # A branch may not answer with a value from outside.

@@ -13,7 +13,8 @@ from canet_mobile.model.space import FFN, HEADS, Route
 # Ends of cuts, a letter an axis: embedding, hidden, channels of a head, inner width of the FFN; 1 and 3 of
 # q, k and v.
 Key = str
-ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "h1c", "h3c", "ch", "hf", "fh")
+PADDED = "000p"  # pads [N, h] to the widest
+ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "h1c", "h3c", "ch", "hf", "fh", PADDED)
 NOWHERE = 2**31 - 1  # a row that the table does not have: Gather refuses it
 
 
@@ -34,14 +35,17 @@ class Prefixes:
         ids: their ids.
         count: number of routes of the whole space.
         route: name of the chosen route's id, int64 [1].
+        pad_to: width of a classifier that is stored in one piece; 0: there is none.
     """
 
     def __init__(
-        self, graph: Graph, routes: Sequence[Route], ids: Sequence[int], count: int, route: str
+        self, graph: Graph, routes: Sequence[Route], ids: Sequence[int], count: int, route: str, pad_to: int
     ) -> None:
         rows = [sizes_of(route) for route in routes]
+        for row in rows:
+            row["p"] = pad_to - row["h"]
         self.fixed = {key: rows[0][key] for key in rows[0] if len({row[key] for row in rows}) == 1}
-        keys = [key for key in (*ENDS, "d") if not self.is_fixed(key)]
+        keys = [key for key in (*ENDS, "d") if not self.is_fixed(key) and (pad_to or key != PADDED)]
         if "h" in keys:
             keys.append("scales")
         self.ends: dict[Key, str] = {}

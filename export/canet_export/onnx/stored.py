@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from canet_export.integers import is_quantized, parameters
 from canet_export.job import Job
-from canet_export.onnx.export import MODEL_FILE, ORT_FILE
+from canet_export.onnx.export import MODEL_FILE, ORT_FILE, ORT_PRESETS
 from canet_export.onnx.model import build_graph
 from canet_export.onnx.ort_format import read_initializers
 from canet_mobile.errors import CanetError
@@ -40,7 +40,7 @@ def check_stored(directory: Path, job: Job) -> Check:
     tensors = 0
     for name in (MODEL_FILE, ORT_FILE):
         path = directory / name
-        if name == ORT_FILE and job.quantization == "fp16":
+        if name == ORT_FILE and job.quantization not in ORT_PRESETS:
             continue
         try:
             found = _read_onnx(path) if name == MODEL_FILE else read_initializers(path)
@@ -84,13 +84,49 @@ def restore(found: dict[str, Array], job: Job) -> tuple[dict[str, Array], list[t
         if not name.startswith(LEARNT) or ".panel" in name:
             continue
         try:
+            if _four_bits(name, job):
+                restored.update(_restored_four_bits(name, array, found))
+                continue
             restored.update(_restored(name, array, found))
         except ValueError as error:
             broken.append((name, str(error)))
     for table in {name.partition(".panel")[0] for name in found if ".panel" in name}:
+        if _four_bits(table, job):
+            whole, scale = found[f"{table}.panel0"], found[f"{table}.panel0.scale"]
+            restored[table] = _nibbles(whole.reshape(len(whole), -1))
+            restored[table + SCALE] = scale.astype(np.float32)
+            continue
         cuts = sorted((int(name.partition(".panel")[2]), name) for name in found if f"{table}.panel" in name)
         restored[table] = np.concatenate([_signed(found[name]).T for _, name in cuts], axis=1)
     return restored, broken
+
+
+def _four_bits(name: str, job: Job) -> bool:
+    """Whether an initializer belongs to a tensor of four bits: its integers or its scales."""
+    base = name.partition(".panel")[0].removesuffix(".scale").removesuffix(".q").removesuffix(".kv")
+    found = None if job.integers is None else job.integers.tensors.get(base)
+    return found is not None and found.bits == 4
+
+
+def _restored_four_bits(name: str, array: Array, found: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Packed in PyTorch's layout, with a last axis of 1; scales as float16."""
+    base = name.removesuffix(".scale")
+    whole = array
+    if base.endswith(".kv"):
+        return  # with its queries
+    if base.endswith(".q"):
+        whole = np.concatenate([array, _sister(name, found)])
+    parameter = base.removesuffix(".q")
+    if base == name:
+        yield parameter, _nibbles(whole[..., 0])
+    else:
+        yield parameter + SCALE, whole[..., 0].astype(np.float32)
+
+
+def _nibbles(pairs: Array) -> Array:
+    """uint8 [..., n / 2], the first of two in the low half -> int8 [..., n] in [-7, 7]."""
+    both = np.stack([pairs & 15, pairs >> 4], -1).astype(np.int8) - 8
+    return both.reshape(*pairs.shape[:-1], -1).astype(np.int8)
 
 
 def _restored(name: str, array: Array, found: dict[str, Array]) -> Iterator[tuple[str, Array]]:
@@ -160,7 +196,8 @@ def expected_tensors(job: Job) -> dict[str, Array]:
         tensor = parameter.detach()
         if name in integers:
             expected[name] = integers[name].values.numpy()
-            expected[name + SCALE] = integers[name].scale[..., 0].numpy()
+            scale = integers[name].scale
+            expected[name + SCALE] = (scale if integers[name].bits == 4 else scale[..., 0]).numpy()
         else:
             is_half = job.quantization == "fp16" and is_quantized(name, tensor)
             expected[name] = (tensor.to(torch.float16) if is_half else tensor).numpy()
