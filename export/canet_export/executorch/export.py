@@ -76,8 +76,10 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     _require_one_delegate(delegation)
     with (out_dir / MODEL_FILE).open("wb") as file:
         program.write_to_file(file)
-    once = 0 if parts is None else parts.write(program, out_dir)
-    files = {} if parts is None else parts.files()
+    files, once = {}, 0
+    if parts is not None:
+        program.write_tensor_data_to_file(str(out_dir))
+        files, once = parts.files(), parts.once
     return ExportResult(
         model_file=MODEL_FILE,
         files=(MODEL_FILE, *files),

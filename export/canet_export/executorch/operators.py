@@ -57,6 +57,9 @@ class Int4Linear(nn.Module):
     XNNPACK packs two integers in a byte and keeps the scales as bfloat16: see :func:`as_stored`.
     """
 
+    values: Tensor
+    scale: Tensor
+
     def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
         super().__init__()
         _hold(self, leaf, quantized)
@@ -72,6 +75,8 @@ class Int4Linear(nn.Module):
 
 class Int4Embedding(nn.Module):
     """ids [...] int64 -> [..., columns] with given integers in groups of 32 columns, two in a byte."""
+
+    values: Tensor
 
     def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
         super().__init__()

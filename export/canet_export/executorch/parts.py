@@ -7,7 +7,7 @@
 * ``layers_h96_d4.ptd``: the blocks of width 96 that routes of depth 4 need besides those of the depth before.
 
 A program keeps what its operators look up and what its delegates multiply by in two stores, so a tied
-item table stands in it twice. A part can hold one piece of data under two names: here a tied table is stored
+item table stands in it twice. A part holds equal data once, whatever their names: here a tied table is stored
 once, in ``table_0_64.ptd`` and so on, one for each panel.
 """
 
@@ -17,7 +17,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -67,9 +66,11 @@ class Parts:
         tables = list(_table_constants(graphs))
         keys = _delegate_keys(edge)
         shared: dict[str, str] = {}  # digest of a table's constant that delegates use as well -> part
+        self.once = 0  # bytes of those
         for constant in tables:
-            if {constant.digest, f"scale_{constant.digest}"} & keys.keys():
-                shared.setdefault(constant.digest, f"table_{constant.columns}")
+            if constant.digest not in shared and {constant.digest, f"scale_{constant.digest}"} & keys.keys():
+                shared[constant.digest] = f"table_{constant.columns}"
+                self.once += constant.size
         self._panels: dict[str, str] = {}  # end of a placeholder's name -> part
         for constant in tables:
             part = shared.get(constant.digest)
@@ -101,15 +102,6 @@ class Parts:
         """Of a constant outside the delegates, by its placeholder: the part, or None for the program."""
         return next((part for name, part in self._panels.items() if node.name.endswith(name)), None)
 
-    def write(self, program: Any, out_dir: Path) -> int:
-        """Write the parts, equal constants of each once.
-
-        Returns:
-            Bytes that stand once though both an item table and a classifier use them.
-        """
-        program.write_tensor_data_to_file(str(out_dir))
-        return sum(_write_equals_once(out_dir / name) for name in self.files() if name.startswith("table_"))
-
     def files(self) -> dict[str, tuple[str, ...]]:
         """Every part's file, with the entries that need it in the order of the routes."""
         order = [ROUTER_ENTRY, *self.routes]
@@ -127,6 +119,7 @@ class _TableConstant:
         name: ``_table_items_0_64_values``.
         columns: ``0_64``.
         digest: SHA-256 of its bytes, as XNNPACK's keys are made.
+        size: number of its bytes.
         is_common: one copy serves all panels: a scale of int8.
         entries: the entries that look it up.
     """
@@ -134,6 +127,7 @@ class _TableConstant:
     name: str
     columns: str
     digest: str
+    size: int
     is_common: bool
     entries: set[str]
 
@@ -149,10 +143,12 @@ def _table_constants(graphs: Mapping[str, nn.Module]) -> Iterator[_TableConstant
                 panels[name] = panel
     for name, panel in sorted(panels.items(), key=lambda item: int(item[0].split("_")[1])):
         for kind, tensor in constants(panel):
+            data = tensor_bytes(tensor)
             yield _TableConstant(
                 name=f"_table_{name}_{kind}",
                 columns=name.partition("_")[2],
-                digest=hashlib.sha256(tensor_bytes(tensor)).hexdigest(),
+                digest=hashlib.sha256(data).hexdigest(),
+                size=len(data),
                 is_common=isinstance(panel, Int8Embedding) and kind == "scale",
                 entries=users[name],
             )
@@ -173,21 +169,3 @@ def _delegate_keys(edge: Any) -> dict[str, set[str]]:
             fix="export without --split, or use a version in the range of pyproject.toml",
         ) from error
     return {key: entries for key, entries in users.items() if key in inside}
-
-
-def _write_equals_once(path: Path) -> int:
-    """Rewrite a part so that equal data under several names stand once; returns the bytes saved."""
-    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
-    from executorch.extension.flat_tensor.serialize.serialize import Cord, FlatTensorSerializer
-
-    serializer = FlatTensorSerializer()
-    found = serializer.deserialize(Cord(path.read_bytes()))
-    places: dict[bytes, int] = {}
-    index = [places.setdefault(bytes(buffer), len(places)) for buffer in found.buffers]
-    named = {
-        name: DataEntry(index[entry.buffer_index], entry.alignment, entry.tensor_layout)
-        for name, entry in found.named_data.items()
-    }
-    with path.open("wb") as file:
-        serializer.serialize(DataPayload(list(places), named)).write_to_file(file)
-    return sum(map(len, found.buffers)) - sum(map(len, places))

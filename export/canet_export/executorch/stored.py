@@ -57,8 +57,8 @@ def check_stored(directory: Path, job: Job) -> Check:
         start = _unclaimed(blob, constant.data, claimed)
         if start is None:
             expected = f"these {size} bytes in {MODEL_FILE}{' or a part' if job.split else ''}"
-            found = _nearest(blobs, constant.data)
-            failures.append(Failure("weights", constant.entry, None, constant.name, expected, found))
+            nearest = _nearest(blobs, constant.data)
+            failures.append(Failure("weights", constant.entry, None, constant.name, expected, nearest))
         else:
             insort(claimed, (start, start + size))
     total = len(expected_all)
@@ -101,6 +101,7 @@ def _unclaimed(blob: bytes, data: bytes, claimed: list[tuple[int, int]]) -> int 
 def _nearest(blobs: dict[str, bytes], data: bytes) -> str:
     """What stands where a constant should: its place, by a piece of it that is whole, and what differs."""
     wanted = np.frombuffer(data, np.uint8)
+    least, nearest = len(data) // 2 + 1, "nothing like them"
     for offset in range(0, max(1, len(data) - PROBE), max(1, len(data) // 16)):
         for name, blob in blobs.items():
             start = blob.find(data[offset : offset + PROBE]) - offset
@@ -108,10 +109,11 @@ def _nearest(blobs: dict[str, bytes], data: bytes) -> str:
                 continue
             there = np.frombuffer(blob, np.uint8, len(data), start)
             differ = np.flatnonzero(there != wanted)
-            if 0 < len(differ) <= len(data) // 2:
+            if 0 < len(differ) < least:
                 first = int(differ[0])
-                return (
-                    f"{len(differ)} other byte(s) at offset {start + first} of {name}: "
+                least = len(differ)
+                nearest = (
+                    f"{least} other byte(s) at offset {start + first} of {name}: "
                     f"0x{there[first]:02x} for 0x{wanted[first]:02x}"
                 )
-    return "nothing like them"
+    return nearest
