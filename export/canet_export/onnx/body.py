@@ -173,13 +173,14 @@ class Body:
         bias = graph.constants.add(
             "supernet.classifier_bias", numbers.vector("supernet.classifier_bias", self.config.items + 1)
         )
-        if held[0].kind != "uint8":
+        row_scale = held[0].scale
+        if row_scale is None:
             sums = self._sum_of_panels(graph, state, "", held, cuts, FLOAT)
             return graph.node("Add", sums, bias)
         # One scale for the whole state: the panels add up as integers, and the V+1 floats are made once.
         state, scale, zero = graph.outputs("DynamicQuantizeLinear", state, count=3)
         sums = graph.node("Cast", self._sum_of_panels(graph, state, zero, held, cuts, INT32), to=FLOAT)
-        scales = graph.constants.add(held[0].scale_name, held[0].scale)
+        scales = graph.constants.add(held[0].scale_name, row_scale)
         scaled = graph.node("Mul", graph.node("Mul", sums, scales), scale)
         return graph.node("Add", scaled, bias)
 

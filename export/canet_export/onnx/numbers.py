@@ -164,9 +164,9 @@ class Numbers:
         found = self._four_bits(name)
         if found is not None:
             pairs = packed(found.values[:, start:stop])
-            scale = half_scales(found.scale[:, start // GROUP : stop // GROUP])
+            halves = half_scales(found.scale[:, start // GROUP : stop // GROUP])
             shape = (len(pairs), (stop - start) // GROUP, GROUP // 2)
-            return Matrix(f"{name}.panel{start}", pairs.reshape(shape), scale, (shape, (0, 1, 2), ()))
+            return Matrix(f"{name}.panel{start}", pairs.reshape(shape), halves, (shape, (0, 1, 2), ()))
         values, scale = self._stored(name)
         own = None if scale is None else scale.numpy()
         return Matrix(f"{name}.panel{start}", np.ascontiguousarray(values[:, start:stop].T.numpy()), own)
