@@ -220,13 +220,19 @@ class RouteGraph(_Graph):
             Linear(weights.matrix(s), s, None if s.start else bias) for s in sources
         )
 
+    def front(self, seq: Tensor) -> Tensor:
+        """What the blocks are given, [1, L, hidden]."""
+        x = self.embedded(seq) + self.positions
+        return x if self.project is None else self.project(x)
+
     def scores(self, seq: Tensor) -> Tensor:
         """Scores of every class, [1, V+1]."""
+        return self.scores_of(seq, self.front(seq))
+
+    def scores_of(self, seq: Tensor, x: Tensor) -> Tensor:
+        """Scores of every class, [1, V+1], from what :meth:`front` returns."""
         pad = self.pad_mask(seq)
         mask = self.future + pad if len(self.blocks) > 1 else pad
-        x = self.embedded(seq) + self.positions
-        if self.project is not None:
-            x = self.project(x)
         for n, block in enumerate(self.blocks, start=1):
             is_last = n == len(self.blocks)
             x = block(x, pad if is_last else mask, is_last)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job, Progress
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.impose import impose
@@ -20,7 +18,6 @@ from canet_mobile.machine import quiet
 
 MODEL_FILE = "canet.tflite"
 MINIMUM_OS = {"android": "API 23"}
-OUTPUTS = {True: ("route",), False: ("scores", "ids")}
 WEIGHT_CACHE = "CompiledModel: set xnnpack_weight_cache_path to a file named by the model's SHA-256"
 ROOT = "root."  # of the keys of ExportResult.runtime that hold the entries' roots
 
@@ -42,7 +39,6 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     progress("put the numbers in place")
     graphs = tflite_graphs(job)
     model, buffers = impose(template, job, graphs)
-    name_ends(model)
     share_tables(model)
     progress("write the file")
     content, roots = serialize(model, buffers, metadata_buffer(job, template.entries))
@@ -90,15 +86,6 @@ def check_metadata(path: Path, job: Job, entries: tuple[str, ...]) -> str:
             where=path,
         )
     return f"read back by tflite-support {found}"
-
-
-def name_ends(model: Any) -> None:
-    """Give the signatures' outputs the names of the interface; the input has its name from the converter."""
-    for signature in model.signatureDefs:
-        names = OUTPUTS[signature.signatureKey == ROUTER_ENTRY.encode()]
-        for output, name in zip(signature.outputs, names, strict=True):
-            output.name = name
-            model.subgraphs[signature.subgraphIndex].tensors[output.tensorIndex].name = name
 
 
 def require_toolkit() -> None:

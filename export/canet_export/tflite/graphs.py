@@ -1,4 +1,4 @@
-"""The graphs as LiteRT takes them: those of :mod:`canet_export.graph`, but for two forms of its own."""
+"""The graphs as LiteRT takes them: as :mod:`canet_export.graph`, in two parts, with tables cut further."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canet_export.graph import Embedding, Leaf, Linear, RouteGraph, RouterGraph, Slice, Weights, build_graphs
-from canet_export.integers import GROUP
+from canet_export.integers import GROUP, TABLE
 from canet_export.job import Job
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
-LOWEST = -3e38
 
-
-class ExcludingGraph(RouteGraph):
-    """A route that takes k + L candidates, then drops those that stand in the input.
+class TfliteRoute(RouteGraph):
+    """A route. With ``exclude`` it takes k + L candidates, then drops those that stand in the input.
 
     A scatter over the catalogue would stay outside the delegate and copy every score; this looks at k + L.
     """
 
-    def forward(self, seq: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.scores(seq)
+    def answer(self, seq: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        if self.seen == "keep":
+            values, ids = torch.topk(scores, self.k, dim=-1)
+            return values, ids
         values, ids = torch.topk(scores, min(self.k + seq.shape[1], scores.shape[-1]), dim=-1)
         ids = ids.to(torch.int32)
         seen = (ids.unsqueeze(-1) == seq.unsqueeze(1)).to(torch.float32).amax(-1)
@@ -36,15 +35,26 @@ class ExcludingGraph(RouteGraph):
         return values, ids.view(-1)[order.view(-1)].view(1, -1)
 
 
-class Projection(Leaf):
-    """A linear behind whose result stands a maximum with the lowest number, which changes nothing.
+class Front(nn.Module):
+    """A route's first part, the same for every depth: seq [1, L] -> [1, L, hidden]."""
 
-    Without it the converter multiplies the bias into the biases of the next block (b' = W b + b_q), with W in
-    floats: no longer the model's numbers, and of no use to the other routes.
-    """
+    def __init__(self, graph: TfliteRoute) -> None:
+        super().__init__()
+        self.whole = graph
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(F.linear(x, self.weight, self.bias), torch.tensor(LOWEST))
+    def forward(self, seq: Tensor) -> Tensor:
+        return self.whole.front(seq)
+
+
+class Body(nn.Module):
+    """A route's second part, the same for every embedding width: seq [1, L], x -> scores, ids [1, k]."""
+
+    def __init__(self, graph: TfliteRoute) -> None:
+        super().__init__()
+        self.whole = graph
+
+    def forward(self, seq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.whole.answer(seq, self.whole.scores_of(seq, x))
 
 
 def _split_tables(graph: nn.Module, weights: Weights, job: Job) -> None:
@@ -59,13 +69,14 @@ def _split_tables(graph: nn.Module, weights: Weights, job: Job) -> None:
         if not leaves:
             continue
         full = None if job.integers is None else job.integers.tensors.get(leaves[0].source.name)
-        edges = {*space.embedding, *space.hidden} if tied else set[int]()
+        tied_here = tied and leaves[0].source.name == TABLE
+        edges = {*space.embedding, *space.hidden} if tied_here else set[int]()
         if full is not None and full.bits == 4 and (name == "table" or tied):
             edges |= set(range(0, full.values.shape[-1], GROUP))
         pieces = [piece for leaf in leaves for piece in _cut(leaf.source, edges)]
         if isinstance(graph, RouterGraph):  # reads its first columns only
             pieces = [piece for piece in pieces if piece.start < graph.width]
-        if len(pieces) == len(leaves):
+        if pieces == [leaf.source for leaf in leaves]:
             continue
         if name == "table":
             made: list[Leaf] = [Embedding(weights.matrix(piece), piece) for piece in pieces]
@@ -95,14 +106,8 @@ def tflite_graphs(
     model = job.reference if model is None else model
     graphs = build_graphs(model, (), job.k, job.seen)  # the router
     weights = Weights(model)
-    kind = ExcludingGraph if job.seen == "exclude" else RouteGraph
     for route in job.routes if routes is None else routes:
-        graph = kind(weights, model, route, job.k, job.seen)
-        if graph.project is not None:
-            graph.project = Projection(  # type: ignore[assignment]
-                graph.project.weight, graph.project.source, graph.project.bias
-            )
-        graphs[route.entry] = graph
+        graphs[route.entry] = TfliteRoute(weights, model, route, job.k, job.seen)
     for each in graphs.values():
         _split_tables(each, weights, job)
     return {entry: graph.eval() for entry, graph in graphs.items()}

@@ -114,9 +114,9 @@ def expected_streams(graph: nn.Module, job: Job) -> dict[str, list[Expected]]:
 
     if isinstance(graph, RouteGraph | RouterGraph):
         lookups = [leaf(f"table.{number}", panel) for number, panel in enumerate(graph.table)]
+        vectors.append(Expected("positions", graph.positions))
         if hasattr(graph, "future"):
             vectors.append(Expected("future", graph.future))  # type: ignore[arg-type]
-        vectors.append(Expected("positions", graph.positions))
     if isinstance(graph, RouteGraph):
         if graph.project is not None:
             linear("project", graph.project)

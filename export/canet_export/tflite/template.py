@@ -21,16 +21,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from canet_export.graph import ROUTER_ENTRY
 from canet_export.integers import fold_residuals, parameters
 from canet_export.job import Job, Progress
-from canet_export.tflite.graphs import tflite_graphs
+from canet_export.tflite.graphs import Body, Front, TfliteRoute, tflite_graphs
+from canet_export.tflite.joining import Part, joined
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router
+from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import Supernet
 
 INPUT = "seq"
+STATE = "x"
+OUTPUTS = {True: ("route",), False: ("scores", "ids")}
 KEPT = ("router.table_scale",)  # a scalar inside the graph, not a constant to be put in its place
 LARGEST_SHAPE = 8  # elements of a constant that can be a shape
 
@@ -59,16 +64,58 @@ def make_template(job: Job, progress: Progress) -> Template:
     stand_in = _stand_in(job)
     rows, classes = len(stand_in.supernet.item_table), job.canet.supernet.config.items + 1
     graphs = tflite_graphs(job, stand_in)
-    model = _convert(graphs, job.canet.supernet.config.length, progress)
-    signatures = {s.subgraphIndex: s.signatureKey.decode() for s in model.signatureDefs}
-    entries = tuple(signatures[index] for index in range(len(model.subgraphs)))
-    places = tuple(
-        _places(model, subgraph, entry, graphs[entry])
-        for subgraph, entry in zip(model.subgraphs, entries, strict=True)
-    )
-    for subgraph in model.subgraphs:
+    modules: dict[str, nn.Module] = {ROUTER_ENTRY: graphs[ROUTER_ENTRY]}
+    owners: dict[str, nn.Module] = {ROUTER_ENTRY: graphs[ROUTER_ENTRY]}
+    for route in job.routes:
+        graph = graphs[route.entry]
+        assert isinstance(graph, TfliteRoute)
+        for name, module in ((_front(route), Front(graph)), (_body(route), Body(graph))):
+            modules.setdefault(name, module.eval())
+            owners.setdefault(name, graph)
+    model = _convert(modules, job, progress)
+    parts = {}
+    for signature in model.signatureDefs:
+        name, subgraph = signature.signatureKey.decode(), model.subgraphs[signature.subgraphIndex]
         _resize(model, subgraph, rows, classes)
-    return Template(model, entries, places)
+        parts[name] = Part(
+            subgraph,
+            {each.name.decode(): each.tensorIndex for each in signature.inputs},
+            tuple(each.tensorIndex for each in signature.outputs),
+            _places(model, subgraph, owners[name]),
+        )
+    whole = {ROUTER_ENTRY: parts[ROUTER_ENTRY]}
+    for route in job.routes:
+        whole[route.entry] = joined(parts[_front(route)], parts[_body(route)], INPUT, STATE)
+    for entry, part in whole.items():
+        _require_all(entry, graphs[entry], part)
+    model.subgraphs = [part.subgraph for part in whole.values()]
+    model.signatureDefs = [_signature(number, *each) for number, each in enumerate(whole.items())]
+    return Template(model, tuple(whole), tuple(part.places for part in whole.values()))
+
+
+def _front(route: Route) -> str:
+    return f"front_e{route.embedding}_h{route.hidden}"
+
+
+def _body(route: Route) -> str:
+    return f"body_h{route.hidden}_d{route.depth}"
+
+
+def _signature(number: int, entry: str, part: Part) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = OUTPUTS[entry == ROUTER_ENTRY]
+    for name, index in zip(names, part.outputs, strict=True):
+        part.subgraph.tensors[index].name = name
+    return schema.SignatureDefT(
+        signatureKey=entry,
+        subgraphIndex=number,
+        inputs=[schema.TensorMapT(name=name, tensorIndex=index) for name, index in part.inputs.items()],
+        outputs=[
+            schema.TensorMapT(name=name, tensorIndex=index)
+            for name, index in zip(names, part.outputs, strict=True)
+        ],
+    )
 
 
 @torch.no_grad()
@@ -96,16 +143,19 @@ def _stand_in(job: Job) -> Canet:
     return model
 
 
-def _convert(graphs: Mapping[str, nn.Module], length: int, progress: Progress) -> Any:
+def _convert(modules: Mapping[str, nn.Module], job: Job, progress: Progress) -> Any:
     with quiet():
         import litert_torch
         from ai_edge_litert import schema_py_generated as schema
 
-        example = {INPUT: torch.zeros(1, length, dtype=torch.int32)}
+        length = job.canet.supernet.config.length
         converter: Any = litert_torch
-        for entry, graph in graphs.items():
-            converter = converter.signature(entry, graph, sample_kwargs=example)
-        progress(f"convert {len(graphs)} signatures with litert-torch")
+        for name, module in modules.items():
+            example = {INPUT: torch.zeros(1, length, dtype=torch.int32)}
+            if isinstance(module, Body):
+                example[STATE] = torch.zeros(1, length, module.whole.route.hidden)
+            converter = converter.signature(name, module, sample_kwargs=example)
+        progress(f"convert {len(modules)} graphs with litert-torch")
         try:
             with silent(), torch.no_grad():
                 content = converter.convert().model_content()
@@ -145,7 +195,7 @@ def buffer_bytes(model: Any, index: int) -> bytes:
     return b"" if data is None else bytes(data)
 
 
-def _places(model: Any, subgraph: Any, entry: str, graph: nn.Module) -> dict[int, str]:
+def _places(model: Any, subgraph: Any, graph: nn.Module) -> dict[int, str]:
     marks = {
         hashlib.sha256(parameter.detach().numpy().tobytes()).digest(): path
         for path, parameter in graph.named_parameters()
@@ -156,14 +206,20 @@ def _places(model: Any, subgraph: Any, entry: str, graph: nn.Module) -> dict[int
         path = marks.get(hashlib.sha256(data).digest()) if data else None
         if path is not None:
             found[index] = path
-    lost = sorted(set(marks.values()) - set(found.values()))
+    return found
+
+
+def _require_all(entry: str, graph: nn.Module, part: Part) -> None:
+    """Every constant of the graph, or an equal one, must have its place in the converted subgraph."""
+    named = {path: tensor.detach().numpy().tobytes() for path, tensor in graph.named_parameters()}
+    found = {named[path] for path in part.places.values()}
+    lost = [path for path, data in named.items() if data not in found]
     if lost:
         raise CanetError(
             f"litert-torch dissolved {lost[0]} of {entry} ({len(lost)} constant(s)), so that its numbers "
             "could not be put in place",
             fix="use a litert-torch in the range of pyproject.toml",
         )
-    return found
 
 
 def _resize(model: Any, subgraph: Any, rows: int, classes: int) -> None:
