@@ -65,7 +65,7 @@ class Expectations:
     def _route(self, entry: str) -> Iterator[Constant]:
         route, config, dtype = self.job.canet.space.named(entry), self.config, self.float
         h, e = route.hidden, route.embedding
-        for cut in table_cuts(self.job, e, shared=self.shared):
+        for cut in table_cuts(self.job, e, shared=self.shared, other=h):
             source = Slice(TABLE, config.items + 1, *cut)
             stored = torch.float16 if self.job.quantization == "fp16" else torch.float32
             yield self._matrix("gather", "x", source, stored)
@@ -78,7 +78,7 @@ class Expectations:
             yield self._made("add", "y", "mask of the future", future, dtype)
         for n in range(route.depth):
             yield from self._block(f"supernet.blocks.{n}", h, dtype)
-        for cut in classifier_cuts(self.job, h, shared=self.shared):
+        for cut in classifier_cuts(self.job, route, shared=self.shared):
             source = Slice(TABLE if config.tied else CLASSIFIER, config.items + 1, *cut)
             yield self._matrix("linear", "weight", source, dtype)
             if cut[0] == 0:

@@ -23,28 +23,29 @@ from canet_mobile.model.supernet import PAD_CLASS_BIAS
 CLASSIFIER = "supernet.own_classifier"
 
 
-def table_cuts(job: Job, width: int, *, shared: bool) -> list[tuple[int, int]]:
+def table_cuts(job: Job, width: int, *, shared: bool, other: int | None = None) -> list[tuple[int, int]]:
     """The column panels of the item table that hold its first ``width`` columns.
 
     A tied table is also cut where the classifier needs it, so that one copy serves both. A file of one
-    function (not ``shared``) has nothing to share and takes the columns in one piece.
+    function (not ``shared``) shares nothing with others and takes the columns in one piece, or in two where
+    they are tied to ``other``, the width of the route's classifier.
     """
     config = job.canet.supernet.config
     edges = config.space.embedding
     if config.tied:
         edges = tuple(sorted({*edges, *config.space.hidden}))
     if not shared:
-        return [(0, width)]
+        edges = tuple(sorted({width, min(width, other or width)})) if config.tied else (width,)
     enough = next((edge for edge in edges if edge >= width), edges[-1])
     return panels(edges, enough)
 
 
-def classifier_cuts(job: Job, width: int, *, shared: bool) -> list[tuple[int, int]]:
-    """The column panels of the classifier for a hidden width."""
+def classifier_cuts(job: Job, route: Route, *, shared: bool) -> list[tuple[int, int]]:
+    """The column panels of the classifier of a route."""
     config = job.canet.supernet.config
     if config.tied or not shared:
-        return table_cuts(job, width, shared=shared)
-    return panels(config.space.hidden, width)
+        return table_cuts(job, route.hidden, shared=shared, other=route.embedding)
+    return panels(config.space.hidden, route.hidden)
 
 
 def route_function(store: Store, route: Route, precision: Precision, opset: Any) -> Any:
@@ -53,7 +54,8 @@ def route_function(store: Store, route: Route, precision: Precision, opset: Any)
     h = route.hidden
     with _function(store, opset) as function:
         body, seq = Body(store, precision), function.inputs["seq"]
-        x = _embedded(body, seq, TABLE, table_cuts(job, route.embedding, shared=store.shared))
+        cuts = table_cuts(job, route.embedding, shared=store.shared, other=h)
+        x = _embedded(body, seq, TABLE, cuts)
         x = body.op("add", "x", x=x, y=_positions(body, "supernet.positions", route.embedding))
         if config.in_projection:
             x = _linear(body, "in", "supernet.in", x, h, route.embedding)
@@ -65,7 +67,7 @@ def route_function(store: Store, route: Route, precision: Precision, opset: Any)
         for n in range(route.depth):
             last = n == route.depth - 1
             x = _block(body, f"b{n}", f"supernet.blocks.{n}", x, pad if last else mask, h, last)
-        scores = _scores(body, x, h)
+        scores = _scores(body, x, route)
         if job.seen == "exclude":  # padding marks class 0, which is never recommended anyway
             lowest = body.constant("excluded", "low", torch.full((1, config.length), PAD_CLASS_BIAS))
             scores = body.op(
@@ -200,13 +202,13 @@ def _block(body: Body, name: str, prefix: str, x: Var, mask: Var, h: int, last: 
     return _norm(body, f"{name}_n2", f"{prefix}.norm2", x, h)
 
 
-def _scores(body: Body, x: Var, h: int) -> Var:
-    """Scores of every class [1, V+1] from the last position's state [1, 1, h]."""
+def _scores(body: Body, x: Var, route: Route) -> Var:
+    """Scores of every class [1, V+1] from the last position's state [1, 1, hidden]."""
     store = body.store
     config = store.job.canet.supernet.config
     classes = config.items + 1
-    cuts = classifier_cuts(store.job, h, shared=store.shared)
-    x = body.op("reshape", "state", x=x, shape=[1, h])
+    cuts = classifier_cuts(store.job, route, shared=store.shared)
+    x = body.op("reshape", "state", x=x, shape=[1, route.hidden])
     pieces = [x] if len(cuts) == 1 else _split(body, x, [stop - start for start, stop in cuts])
     bias = body.vector("bias", "supernet.classifier_bias", classes)
     scores = None
