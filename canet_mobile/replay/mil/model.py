@@ -170,7 +170,7 @@ def open_mlpackage(path: Path) -> MilModel:
         MilError: a file is missing or damaged.
         CanetError: coremltools is not installed.
     """
-    model_pb2 = _protobuf()
+    model_pb2 = protobuf()
     try:
         manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
         entries = manifest["itemInfoEntries"]
@@ -193,7 +193,12 @@ def open_mlpackage(path: Path) -> MilModel:
     return MilModel(path, spec, weights)
 
 
-def _protobuf() -> Any:
+def protobuf() -> Any:
+    """The protobuf definitions of Core ML models.
+
+    Raises:
+        CanetError: coremltools is not installed.
+    """
     from canet_mobile.machine import quiet
 
     try:

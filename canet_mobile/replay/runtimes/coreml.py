@@ -86,8 +86,9 @@ def _interpreter(
     import torch
 
     from canet_mobile.replay.mil.interpreter import Loader
-    from canet_mobile.replay.mil.model import open_mlpackage
+    from canet_mobile.replay.mil.model import open_mlpackage, protobuf
 
+    protobuf()  # importing coremltools takes seconds, which are not the package's
     start = time.perf_counter_ns()
     loaders: dict[Path, Loader] = {}
     for entry, (path, function) in where.items():
