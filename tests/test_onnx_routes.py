@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_toys import ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
 
+from canet_export.onnx.ort_format import require_same_answers
 from canet_mobile.errors import CanetError
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.replay.checks import LIMITS
@@ -214,6 +215,16 @@ def test_the_ort_file_answers_alike_and_names_its_operators(tmp_path: Path) -> N
                 assert np.allclose(ours, theirs, atol=1e-5)
     listed = (tmp_path / "required_operators.config").read_text()
     assert "com.microsoft;1;BiasGelu,DynamicQuantizeMatMul,MultiHeadAttention" in listed
+
+
+def test_an_ort_file_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
+    for seed in (3, 4):
+        exported(tmp_path / str(seed), make_job(toy(SPACE, seed=seed), "fp32"))
+    feeds = [{"seq": histories(1)[0][None], "force_route": np.array([2], np.int32)}]
+    source = tmp_path / "3" / "canet.onnx"
+    require_same_answers(source, tmp_path / "3" / "canet.ort", feeds)
+    with pytest.raises(CanetError, match=r"does not answer as canet\.onnx does"):
+        require_same_answers(source, tmp_path / "4" / "canet.ort", feeds)
 
 
 def test_sizes_add_up(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ def write_ort(source: Path, target: Path, operators: Path) -> None:
         for domain, opset in dict.fromkeys((d, o) for d, o, _ in found)
     ]
     operators.write_text("".join(f"{line}\n" for line in (f"# operators of {target.name}", *lines)))
+
+
+def require_same_answers(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]]) -> None:
+    """Run the .onnx and the .ort on the same inputs.
+
+    Raises:
+        CanetError: they answer differently, or one does not run.
+    """
+    import onnxruntime as ort
+
+    answers = []
+    for path in (source, target):
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = FATAL, 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            answers.append([session.run(["route", "scores"], feed) for feed in feeds])
+        except Exception as error:
+            raise CanetError(f"ONNX Runtime cannot run it: {error}", where=path) from error
+    for (route, scores), (other_route, other_scores) in zip(*answers, strict=True):
+        if not (np.array_equal(route, other_route) and np.allclose(scores, other_scores, 1e-4, 1e-4)):
+            raise CanetError(f"does not answer as {source.name} does", where=target, fix="export it again")
 
 
 def _graph(path: Path) -> Any:
