@@ -108,6 +108,7 @@ def _outline(graph: Any) -> list[Any]:
             plain(node.args),
             plain(tuple(node.kwargs.items())),
             None if node.op == "output" else look(node.meta.get("val")),
+            sorted((key, value) for key, value in node.meta.items() if isinstance(value, (int, str))),
         )
         for node in graph.nodes
     ]
