@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
-from canet_mobile.machine import quiet
+from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
@@ -41,20 +39,6 @@ ERRORS = {
 }
 
 
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Hide what the runtime's C++ prints while it looks at the processor."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def open_device(package: Package, threads: int) -> Device:
     """Load a package's program; its methods are loaded when they are first called, and stay loaded.
 
@@ -77,7 +61,7 @@ def open_device(package: Package, threads: int) -> Device:
         ) from error
     from importlib.metadata import version
 
-    with _quiet_stderr():
+    with quiet_stderr():
         portable._unsafe_reset_threadpool(threads)
     with _runtime_errors(package, None), _all_parts(package) as data:
         started = time.perf_counter_ns()

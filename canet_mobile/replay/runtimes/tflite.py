@@ -7,10 +7,8 @@ given the root of the entry it is for: a route that is not used costs nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
-import sys
 import tempfile
 import time
 import weakref
@@ -22,26 +20,12 @@ from typing import Any
 import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
-from canet_mobile.machine import quiet
+from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
 INPUT = "seq"
 OUTPUTS = {True: ("route",), False: ("scores", "ids")}
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Hide what the runtime's C++ says about its delegates."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def open_device(package: Package, threads: int) -> Device:
@@ -52,7 +36,7 @@ def open_device(package: Package, threads: int) -> Device:
         RuntimeFailure: the package does not say where an entry is, or the model is no TFLite file.
     """
     try:
-        with quiet():
+        with quiet(), quiet_stderr():
             from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise CanetError(
@@ -72,7 +56,7 @@ def open_device(package: Package, threads: int) -> Device:
             raise unknown_name("entry", entry, entries, where=package.model_path)
         if entry not in runners:
             start = time.perf_counter_ns()
-            with _runtime_errors(package, entry), _quiet_stderr():
+            with _runtime_errors(package, entry), quiet_stderr():
                 path = model.rooted_at(entry)
                 interpreter = Interpreter(model_path=str(path), num_threads=threads)
                 runner = interpreter.get_signature_runner(entry)

@@ -14,7 +14,7 @@ from canet_export.tflite.support import read_metadata, support_status
 from canet_export.tflite.template import make_template
 from canet_export.tflite.writer import serialize, share_tables
 from canet_mobile.errors import CanetError
-from canet_mobile.machine import quiet
+from canet_mobile.machine import quiet, quiet_stderr
 
 MODEL_FILE = "canet.tflite"
 MINIMUM_OS = {"android": "API 23"}
@@ -91,7 +91,7 @@ def check_metadata(path: Path, job: Job, entries: tuple[str, ...]) -> str:
 def require_toolkit() -> None:
     """Raises: CanetError: litert-torch or ai-edge-litert is missing; names the extra to install."""
     try:
-        with quiet():
+        with quiet(), quiet_stderr():
             import ai_edge_litert.schema_py_generated  # noqa: F401
             import flatbuffers  # noqa: F401
             import litert_torch  # noqa: F401

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from canet_export.job import Job, Progress
 from canet_export.tflite.graphs import Body, Front, TfliteRoute, tflite_graphs
 from canet_export.tflite.joining import Part, joined
 from canet_mobile.errors import CanetError
-from canet_mobile.machine import quiet
+from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router
 from canet_mobile.model.space import Route
@@ -173,16 +172,10 @@ def silent() -> Iterator[None]:
     setting = "LITERT_TORCH_SHOW_PROGRESS"
     before = os.environ.get(setting)
     os.environ[setting] = "n"
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
-        with redirect_stdout(StringIO()):
+        with quiet_stderr(), redirect_stdout(StringIO()):
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
         if before is None:
             del os.environ[setting]
         else:
