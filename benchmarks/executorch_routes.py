@@ -77,7 +77,8 @@ def measure(canet: Canet, quantize: str, runs: int) -> dict[str, Any]:
 
     portable._unsafe_reset_threadpool(1)
     config = canet.supernet.config
-    integers = quantize_model(canet) if quantize == "int8" else None
+    bits = {"int8": 8, "int4": 4}.get(quantize)
+    integers = None if bits is None else quantize_model(canet, bits)  # type: ignore[arg-type]
     job = Job(canet, integers, quantize, canet.space.routes, 20)  # type: ignore[arg-type]
     seqs = histories(config.items, config.length, ROUTER_HISTORIES)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +120,9 @@ def main() -> None:
     )
     parser.add_argument("--items", type=int, default=4000)
     parser.add_argument("--length", type=int, default=50)
-    parser.add_argument("--quantize", choices=("fp32", "int8"), action="append", help="repeat for several")
+    parser.add_argument(
+        "--quantize", choices=("fp32", "int8", "int4"), action="append", help="repeat for several"
+    )
     parser.add_argument("--router-table", choices=("shared", "own"), default="shared")
     parser.add_argument("--runs", type=int, default=40, help="timed calls per route")
     parser.add_argument("--out", type=Path, default=RESULTS / "executorch_routes.json")
