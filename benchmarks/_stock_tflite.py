@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from canet_mobile.machine import quiet
 
 
-def export_stock(model: nn.Module, example: Tensor | tuple[Tensor, ...], path: Path) -> None:
+def export_stock(model: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
     """Convert ``model`` in fp32."""
-    examples = example if isinstance(example, tuple) else (example,)
     with quiet():
         import litert_torch
 
-        litert_torch.convert(model, examples).export(str(path))
+        litert_torch.convert(model, example).export(str(path))
 
 
 def open_stock(path: Path, threads: int) -> Callable[[NDArray[np.int32]], None]:
