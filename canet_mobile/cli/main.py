@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "Import an interaction log; describe a data set.",
     "train": "Train CANet or a plain SASRec.",
     "evaluate": "Judge a run on held-out users, beside honest references.",
+    "compare": "Train and judge many methods on one data set, side by side.",
     "costs": "Print what every submodel of a routing space costs.",
     "export": "Turn a run into one package per phone runtime.",
     "inspect": "Tell what is inside a data set, run or package.",

@@ -1,8 +1,8 @@
 """The compared methods by their names in the paper, and how much work a preset gives each of them.
 
-A method is the keys of :class:`TrainConfig` it pins; everything else (length, epochs, learning rate, ...) is the
-same for all methods of a comparison. Sizes follow from the routing space, so that a changed space changes the
-baselines with it.
+A method is the keys of :class:`TrainConfig` it pins; everything else (length, epochs, learning rate, ...) is
+the same for all methods of a comparison. Sizes follow from the routing space, so that a changed space changes
+the baselines with it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from canet_mobile.errors import unknown_name
+from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
-from canet_mobile.train.config import TrainConfig, apply
+from canet_mobile.train.config import TrainConfig, apply, build_config, variants
 
 PAPER = {"model": "canet", "recipe": "paper", "router_table": "own"}
 GROUPS = {
@@ -75,6 +76,21 @@ PRESETS = {
 }
 
 
+def typed_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The keys that ``key=value`` strings change, with values of their type.
+
+    Raises:
+        UsageError: a key does not exist, a value is out of range, or the method itself decides the key.
+    """
+    typed = build_config(settings=tuple(settings)).to_json()
+    names = [setting.partition("=")[0].strip() for setting in settings]
+    for name in names:
+        if name in ("model", "seed"):
+            fix = {"model": "--models", "seed": "--seeds N runs seeds 0 to N - 1"}[name]
+            raise UsageError(f"{name} is not the same for all methods", where="--set", fix=fix)
+    return {name: typed[name] for name in names}
+
+
 def base_config(preset: str, settings: Mapping[str, Any]) -> TrainConfig:
     """What all methods share: defaults, then the preset, then ``--set``.
 
@@ -104,21 +120,29 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
     """
     widest, deepest = base.hidden[-1], base.depth[-1]
     table = [
-        Method("fpmc", "FPMC", "table", {"model": "fpmc"}, "factorised first-order Markov chain (BPR)"),
+        Method(
+            "fpmc",
+            "FPMC",
+            "table",
+            {"model": "fpmc", "tied": False},
+            "factorised first-order Markov chain (BPR)",
+        ),
         Method("gru4rec", "GRU4Rec", "table", {"model": "gru4rec"}, "two GRU layers"),
         Method("nextitnet", "NextItNet", "table", {"model": "nextitnet"}, "dilated causal convolutions"),
         _sasrec("sasrec-full", "SASRec-full", widest, deepest, "as large as the largest submodel"),
         _small(base, items),
         Method("skiprec", "SkipRec", "table", {"model": "skiprec"}, "skips layers of SASRec-full per user"),
         Method("autodim", "AutoDim", "table", {"model": "autodim"}, "one embedding size per item"),
-        Method("canet-paper", "CANet, paper's recipe", "table", PAPER, "Eq. 7-9, supernet and router jointly"),
+        Method(
+            "canet-paper", "CANet, paper's recipe", "table", PAPER, "Eq. 7-9, supernet and router jointly"
+        ),
         Method("canet", "CANet, default recipe", "table", {"model": "canet"}, "the recipe `train` uses"),
     ]
     return {method.name: method for method in (*table, *_losses(), *_spaces(base), *_granularity(base))}
 
 
 def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
-    """The methods of --models: names, groups, ``all``, or any ``sasrec-WIDTHxDEPTH``, each once, in table order.
+    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH``; each once, in table order.
 
     Raises:
         UsageError: a name does not exist; the nearest is suggested.
@@ -152,17 +176,23 @@ def _small(base: TrainConfig, items: int) -> Method:
     wanted = base.budget * sasrec_paper_mflops(items, base.length, base.hidden[-1], base.depth[-1])
     sizes = [(width, depth) for width in base.hidden for depth in range(1, base.depth[-1] + 1)]
     width, depth = min(sizes, key=lambda size: abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
-    return _sasrec("sasrec-small", "SASRec-small", width, depth, "about as dear as CANet may become")
+    return _sasrec(
+        "sasrec-small", f"SASRec-small ({width} × {depth})", width, depth, "about as dear as CANet may become"
+    )
 
 
 def _losses() -> list[Method]:
     """Fig. 4: the minus sign takes a loss away."""
-    off = {"u": {"lambda_uniform": 0.0}, "g": {"lambda_guide": 0.0}}
-    off["ug"] = off["u"] | off["g"]
-    said = {"u": "the uniform loss", "g": "the guide loss", "ug": "either loss"}
+    without = {"canet-u": "the uniform loss", "canet-g": "the guide loss", "canet-ug": "either loss"}
     return [
-        Method(f"canet-{key}", f"CANet-{key}", "losses", PAPER | changes, f"paper's recipe without {said[key]}")
-        for key, changes in off.items()
+        Method(
+            name,
+            name.replace("canet", "CANet"),
+            "losses",
+            {"model": "canet", **variants()[name]},
+            f"paper's recipe without {what}",
+        )
+        for name, what in without.items()
     ]
 
 
@@ -172,7 +202,9 @@ def _spaces(base: TrainConfig) -> list[Method]:
     embedding = {"embedding": base.embedding, "hidden": wide, "depth": deep}
     return [
         Method("canet-depth", "CANet, depth only", "spaces", _space(depth), "every depth at full width"),
-        Method("canet-embedding", "CANet, embedding only", "spaces", _space(embedding), "full width and depth"),
+        Method(
+            "canet-embedding", "CANet, embedding only", "spaces", _space(embedding), "full width and depth"
+        ),
     ]
 
 
@@ -181,8 +213,12 @@ def _granularity(base: TrainConfig) -> list[Method]:
     coarse = {key: sorted({values[0], values[-1]}) for key, values in lists.items()}
     fine = {**lists, "embedding": _halved(base.embedding), "hidden": _halved(base.hidden)}
     return [
-        Method("canet-coarse", "CANet, coarse space", "granularity", _space(coarse), "smallest and largest only"),
-        Method("canet-fine", "CANet, fine space", "granularity", _space(fine), "widths halfway between as well"),
+        Method(
+            "canet-coarse", "CANet, coarse space", "granularity", _space(coarse), "smallest and largest only"
+        ),
+        Method(
+            "canet-fine", "CANet, fine space", "granularity", _space(fine), "widths halfway between as well"
+        ),
     ]
 
 
@@ -192,5 +228,5 @@ def _space(lists: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 
 def _halved(widths: Sequence[int]) -> list[int]:
     """The widths and those halfway between neighbours, as multiples of 4: {64, 96, 128} gains 80 and 112."""
-    halfway = [(low + high) // 8 * 4 for low, high in zip(widths, widths[1:], strict=False)]
+    halfway = [(low + high) // 8 * 4 for low, high in pairwise(widths)]
     return sorted({*widths, *halfway})

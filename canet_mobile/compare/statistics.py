@@ -17,7 +17,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean of one figure per seed and its standard error over seeds.
 
     Returns:
-        ``{"mean", "se", "values"}``; ``se`` is None for fewer than two seeds, where nothing is known about it.
+        ``{"mean", "se", "values"}``; ``se`` is None for one seed, which tells nothing about it.
     """
     found = np.asarray(values, np.float64)
     error = float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
@@ -27,8 +27,8 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
 def paired_bootstrap(first: Values, second: Values, *, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """Mean of ``first - second`` per user with its 95 % interval over resampled users (percentiles).
 
-    Few distinct differences exist (a rank within 10 or a miss on either side), so instead of n users each draw
-    resamples how often each distinct difference occurs, which is the same distribution.
+    Few distinct differences exist (a rank within 10 or a miss on either side), so instead of n users each
+    draw resamples how often each distinct difference occurs, which is the same distribution.
 
     Args:
         first, second: a metric of the same users in the same order, [n] float64; seeds averaged before.
