@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS, pair_of, row_of
+from canet_mobile.compare.statistics import mflops
 from canet_mobile.compare.svg import (
     CHARACTER,
+    LINE,
     Box,
     Scale,
     element,
@@ -97,29 +100,29 @@ def _scatter(document: Mapping[str, Any]) -> Figure | None:
     marks.append(text(left, top - 2, f"NDCG@10, seen={protocol}"))
     marks.append(line(left, y(markov), right, y(markov), "floor"))
     marks.append(text(right, y(markov) - 4, "first-order Markov", anchor="end", class_="tick"))
-    taken = [Box(x(c) - 6, y(f["mean"]) - 6, x(c) + 6, y(f["mean"]) + 6) for _, f, c in points]
-    taken.append(Box(right - CHARACTER * 18, y(markov) - 15, right, y(markov) + 2))
+    taken = [Box(right - CHARACTER * 18, y(markov) - 15, right, y(markov) + 2)]
     for row, found, cost in points:
         at, level, kind = x(cost), y(found["mean"]), _kind(row["name"])
-        if found["se"]:
-            marks.append(
-                line(
-                    at, y(found["mean"] - found["se"]), at, y(found["mean"] + found["se"]), f"whisker {kind}"
-                )
-            )
-        tip = element(
-            "title", f"{row['title']}: {found['mean']:.4f} at {cost:.1f} MFLOPs".replace("&", "and")
-        )
-        marks.append(element("circle", tip, cx=at, cy=level, r=5, class_=f"dot {kind}"))
+        half = y.size(found["se"] or 0.0)
+        marks.append(line(at, level - half, at, level + half, f"whisker {kind}"))
+        tip = element("title", escape(f"{row['title']}: {found['mean']:.4f} at {mflops(cost)} MFLOPs"))
+        size = 5 if row["group"] == "table" else 3
+        marks.append(element("circle", tip, cx=at, cy=level, r=size, class_=f"dot {kind}"))
+        taken.append(Box(at - 6, level - half - 6, at + 6, level + half + 6))
     for row, found, cost in sorted(points, key=lambda point: -point[1]["mean"]):
+        if row["group"] != "table":
+            continue
         at, level, anchor = place_label(x(cost), y(found["mean"]), row["title"], taken, WIDTH)
         marks.append(text(at, level, row["title"], anchor=anchor))
+        if abs(level - LINE / 4 - y(found["mean"])) > 1:
+            marks.append(line(x(cost), y(found["mean"]), at, level - LINE / 4, "leader"))
     caption = (
         "Up is better, left is cheaper. A method below the dashed line is beaten by counting which item "
-        "followed which."
+        "followed which. Small dots are the variants of the figures below; whiskers are standard errors "
+        "over seeds."
     )
     described = "; ".join(
-        f"{row['title']} {found['mean']:.4f} at {cost:.1f} MFLOPs" for row, found, cost in points
+        f"{row['title']} {found['mean']:.4f} at {mflops(cost)} MFLOPs" for row, found, cost in points
     )
     return "Accuracy against cost", caption, figure(WIDTH, height, "Accuracy against cost", described, marks)
 
@@ -160,7 +163,7 @@ def _intervals(
 
 
 def _cost(row: Mapping[str, Any], said: str) -> str:
-    return f"{said}, {row['paper_mflops']['mean']:.1f} MFLOPs"
+    return f"{said}, {mflops(row['paper_mflops']['mean'])} MFLOPs"
 
 
 def _route_use(document: Mapping[str, Any], name: str) -> Figure | None:

@@ -32,6 +32,7 @@ svg { font: 11px system-ui, sans-serif; display: block; }
 .label { fill: var(--ink); } .tick { fill: var(--muted); }
 .grid { stroke: var(--grid); } .axis, .zero { stroke: var(--muted); }
 .floor { stroke: var(--muted); stroke-dasharray: 5 4; }
+.leader { stroke: var(--muted); stroke-width: .7; }
 .dot { stroke: var(--page); stroke-width: 1.5; } .whisker { stroke-width: 2; }
 .dot.canet, .bar.all { fill: var(--canet); } .whisker.canet { stroke: var(--canet); }
 .dot.sasrec { fill: var(--sasrec); } .whisker.sasrec { stroke: var(--sasrec); }
@@ -77,11 +78,16 @@ def html(document: Mapping[str, Any]) -> str:
     )
 
 
+def _unbroken(cell: str) -> str:
+    """A figure and its error stay on one line."""
+    return cell.replace(" ± ", "\u00a0±\u00a0").replace(" (", "\u00a0(").replace(" to ", "\u00a0to\u00a0")
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
     rows = ""
     for first, *rest in table.rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        cells = "".join(f"<td>{escape(_unbroken(cell))}</td>" for cell in rest)
         rows += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>\n'
     return (
         f'<h2>{escape(table.title)}</h2><p class="note">{escape(table.note)}</p>\n<div class="scroll"><table>'

@@ -52,6 +52,11 @@ def paired_bootstrap(first: Values, second: Values, *, draws: int = DRAWS, seed:
     return {"difference": float(gaps @ counts / n), "low": float(low), "high": float(high), "n": n}
 
 
+def mflops(cost: float) -> str:
+    """A cost as text: one decimal, three for the very cheap."""
+    return f"{cost:.1f}" if cost >= 1 else f"{cost:.3f}"
+
+
 def differs(pair: dict[str, Any]) -> bool:
     """Whether the interval of a paired difference leaves out zero."""
     return pair["low"] > 0 or pair["high"] < 0

@@ -53,6 +53,10 @@ class Scale:
             low, high, value = math.log(low), math.log(high), math.log(value)
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
+    def size(self, span: float) -> float:
+        """Pixels of a span of values, linear scales only."""
+        return abs(span * (self.stop - self.start) / (self.high - self.low))
+
     def ticks(self) -> list[float]:
         """Round values inside the range: 1-2-5 steps, or on a logarithmic scale 1, 2, 5, 10, 20, ..."""
         if self.log:

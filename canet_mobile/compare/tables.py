@@ -10,7 +10,7 @@ from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS, pair_of
 from canet_mobile.compare.document import FLOORS
-from canet_mobile.compare.statistics import differs
+from canet_mobile.compare.statistics import differs, mflops
 from canet_mobile.compare.verdict import gap
 from canet_mobile.evaluate.metrics import METRICS
 from canet_mobile.evaluate.scoring import PROTOCOLS
@@ -73,11 +73,13 @@ def _main_row(row: Mapping[str, Any], protocol: str) -> list[str]:
     if row["failures"]:
         seeds = ", ".join(str(failure["seed"]) for failure in row["failures"])
         ended += f"; seed {seeds} failed: {first_line(row['failures'][0]['reason'])}"
+    found = row["paper_mflops"]
+    cost = mflops(found["mean"]) + (f" ± {mflops(found['se'])}" if found["se"] else "")
     cells = [figure(row["metrics"][protocol][name]) for name in SHOWN]
     return [
         row["title"],
         *cells,
-        figure(row["paper_mflops"], 1),
+        cost,
         f"{row['share_of_full']:.0%}",
         epochs,
         ended,

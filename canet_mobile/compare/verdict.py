@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS
-from canet_mobile.compare.statistics import differs
+from canet_mobile.compare.statistics import differs, mflops
 
 COLLAPSED_SHARE = 0.8
 
@@ -22,7 +22,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
         same = next((entry for entry in document["same_cost"] if entry["name"] == row["name"]), None)
         if same is not None and same["sasrec"] != FULL:
             sentences.append(
-                f"{row['title']}: against {titles[same['sasrec']]} ({same['paper_mflops']:.1f} MFLOPs), the "
+                f"{row['title']}: against {titles[same['sasrec']]} ({mflops(same['paper_mflops'])} MFLOPs), the "
                 f"plain model nearest in cost: {difference(same['pair'])}."
             )
         if row["routing"] is not None:
@@ -40,7 +40,7 @@ def difference(pair: Mapping[str, Any]) -> str:
 
 def _cost_sentence(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     cost, share = row["paper_mflops"]["mean"], row["share_of_full"]
-    text = f"{row['title']} costs {cost:.1f} paper MFLOPs, {share:.0%} of SASRec-full"
+    text = f"{row['title']} costs {mflops(cost)} paper MFLOPs, {share:.0%} of SASRec-full"
     pairs = document["pairs"]
     pair = next((p for p in pairs if p["first"] == row["name"] and p["second"] == FULL), None)
     return f"{text}." if pair is None else f"{text}; against SASRec-full: {difference(pair)}."
