@@ -82,12 +82,12 @@ def typed_settings(settings: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: a key does not exist, a value is out of range, or the method itself decides the key.
     """
-    typed = build_config(settings=tuple(settings)).to_json()
     names = [setting.partition("=")[0].strip() for setting in settings]
     for name in names:
         if name in ("model", "seed"):
             fix = {"model": "--models", "seed": "--seeds N runs seeds 0 to N - 1"}[name]
             raise UsageError(f"{name} is not the same for all methods", where="--set", fix=fix)
+    typed = build_config(settings=tuple(settings)).to_json()
     return {name: typed[name] for name in names}
 
 

@@ -21,9 +21,10 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
         sentences.append(_cost_sentence(document, row))
         same = next((entry for entry in document["same_cost"] if entry["name"] == row["name"]), None)
         if same is not None and same["sasrec"] != FULL:
+            plain, cost = titles[same["sasrec"]], mflops(same["paper_mflops"])
             sentences.append(
-                f"{row['title']}: against {titles[same['sasrec']]} ({mflops(same['paper_mflops'])} MFLOPs), the "
-                f"plain model nearest in cost: {difference(same['pair'])}."
+                f"{row['title']}: against {plain} ({cost} MFLOPs), the plain model nearest in cost: "
+                f"{difference(same['pair'])}."
             )
         if row["routing"] is not None:
             sentences.append(_routing_sentence(row, document["protocol"]))
