@@ -81,7 +81,7 @@ def _validate_method(model: Recommender, config: TrainConfig, queries: HeldOut) 
     values, counts = np.unique(costs, return_counts=True)
     shares = zip(values, counts / len(costs), strict=True)
     routes = {f"{value:.3f} MFLOPs": float(share) for value, share in shares} if len(values) > 1 else {}
-    return Validation(ndcg10, float(costs.mean()), routes, None)
+    return Validation(ndcg10, round(float(costs.mean()), 3), routes, None)
 
 
 @torch.no_grad()
