@@ -99,7 +99,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
         text += row(title(name, seeds[0]), cost, full, [evaluation["routed"] for evaluation in each], seeds)
         routings = [evaluation["routing"] for evaluation in each]
-        if None in routings:
+        if None in routings or not headline(name):
             continue
         for label, key in (
             ("↳ random routing, same histogram", "random"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from canet_mobile.cli.main import run as cli
 from canet_mobile.compare import runs
 from canet_mobile.compare.comparison import Plan, compare, failed
 from canet_mobile.compare.methods import (
+    GROUPS,
     PRESETS,
     base_config,
     known_methods,
@@ -107,7 +110,7 @@ def test_every_method_has_a_configuration_under_every_preset() -> None:
         base = base_config(preset, {"tied": True})
         for method in known_methods(base, 100).values():
             config = method_config(method, base, 3)
-            assert config.seed == 3 and config.epochs == PRESETS[preset].changes["epochs"]
+            assert config.seed == 3 and config.epochs == base.epochs
 
 
 def test_groups_and_sizes_select_each_method_once_in_table_order() -> None:
@@ -274,18 +277,20 @@ def test_markdown_and_csv_hold_the_same_figures(document: dict, folder: Path) ->
 
 
 def test_nothing_that_is_cached_is_computed_again(
-    data: Dataset, folder: Path, document: dict, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, folder: Path, document: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(trainer, "train", never)
     monkeypatch.setattr(runs, "judge", never)
     names = ("fpmc", "sasrec-full", "canet")
-    again = compare(data, plan(*names, seeds=2), folder, force=False, say=quiet)
+    again = compare(data, plan(*names, seeds=2), copy, force=False, say=quiet)
     for name in names:
         assert rows(again)[name] == rows(document)[name]
-    changed = compare(data, plan(*names, seeds=2, lr=0.01), folder, force=False, say=quiet)
+    changed = compare(data, plan(*names, seeds=2, lr=0.01), copy, force=False, say=quiet)
     assert failed(changed), "another configuration is another run"
 
 
@@ -410,3 +415,39 @@ def test_scales_and_their_ticks() -> None:
     assert scale(0.2) == 0 and scale(1.0) == 100
     assert scale.ticks() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert Scale(3, 200, 0, 1, log=True).ticks() == pytest.approx([5, 10, 20, 50, 100, 200])
+
+
+# --- the repository's results ----------------------------------------------------------------------------
+
+
+def test_the_results_table_reads_the_records_of_a_comparison(
+    document: dict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "results_table.py"
+    spec = importlib.util.spec_from_file_location("results_table", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shutil.copytree(folder / "records", tmp_path / "results")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "EXPERIMENTS", {"small": {}})
+    text = module.section("small")
+    for name, title in {
+        "fpmc": "FPMC",
+        "canet": "**CANet, default recipe, routed**",
+        "canet-u": "CANet-u",
+    }.items():
+        found = rows(document)[name]["metrics"]["keep"]["ndcg@10"]
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} |"))
+        assert f"{found['mean']:.4f} ± {found['se']:.4f}" in line
+    assert "SASRec 8 × 1" in module.short("small")
+
+
+def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "compare.md").read_text()
+    for name in (*known_methods(TrainConfig(), 100), *GROUPS):
+        assert f"`{name}`" in manual
+    for name, preset in PRESETS.items():
+        changes = ", ".join(f"`{key} = {value}`" for key, value in preset.changes.items()) or "nothing"
+        users = "all" if preset.limit is None else f"{preset.limit:,}"
+        assert f"| `{name}` | {changes} | {users} |" in manual
