@@ -97,6 +97,17 @@ def rows(document: dict) -> dict[str, dict]:
 # --- methods ---------------------------------------------------------------------------------------------
 
 
+def test_sasrec_same_is_as_large_as_canet_turned_out_to_be(data: Dataset, tmp_path: Path) -> None:
+    found = rows(compare(data, plan("sasrec-same", "canet"), tmp_path / "out", force=False, say=quiet))
+    own, wanted = (found[name]["paper_mflops"]["mean"] for name in ("sasrec-same", "canet"))
+    sizes = [sasrec_paper_mflops(data.num_items, 6, width, depth) for width in (8, 16) for depth in (1, 2)]
+    assert own == min(sizes, key=lambda cost: abs(cost - wanted))
+    twice = compare(
+        data, plan("sasrec-16x2", "sasrec-same", "canet"), tmp_path / "out", force=False, say=quiet
+    )
+    assert list(rows(twice)) == ["canet", "sasrec-16x2"], "no size twice"
+
+
 @pytest.mark.parametrize("budget", [0.1, 0.3, 0.7])
 def test_sasrec_small_costs_about_what_canet_may_spend(budget: float) -> None:
     base = base_config("default", {"budget": budget})
@@ -122,6 +133,7 @@ def test_groups_and_sizes_select_each_method_once_in_table_order() -> None:
     ("call", "message"),
     [
         (lambda: select(["canet-papr"], TrainConfig(), 50), "did you mean 'canet-paper'"),
+        (lambda: select(["sasrec-same"], TrainConfig(), 50), "add canet"),
         (lambda: base_config("qick", {}), "did you mean 'quick'"),
         (lambda: typed_settings(["lrr=1"]), "did you mean 'lr'"),
         (lambda: typed_settings(["model=sasrec"]), "--models"),

@@ -52,8 +52,9 @@ def compare(
     others go on, and the exit code is 1. See docs/compare.md.
 
     \b
-    Methods: fpmc gru4rec nextitnet sasrec-full sasrec-small skiprec autodim canet-paper canet
-             canet-u canet-g canet-ug canet-depth canet-embedding canet-coarse canet-fine
+    Methods: fpmc gru4rec nextitnet sasrec-full sasrec-small sasrec-same skiprec autodim
+             canet-paper canet canet-u canet-g canet-ug
+             canet-depth canet-embedding canet-coarse canet-fine
 
     \b
     Examples:

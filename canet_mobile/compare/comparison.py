@@ -18,7 +18,7 @@ from typing import Any
 
 from canet_mobile import __version__
 from canet_mobile.compare.document import Settings, build
-from canet_mobile.compare.methods import PRESETS, Method, base_config, method_config, select
+from canet_mobile.compare.methods import PRESETS, SAME, Method, base_config, method_config, same_cost, select
 from canet_mobile.compare.report import write_report
 from canet_mobile.compare.runs import Job, Outcome, Say, run_all, with_threads
 from canet_mobile.data.dataset import Dataset
@@ -75,10 +75,12 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
     limit = plan.limit or PRESETS[plan.preset].limit
     _open_folder(folder, dataset, force=force)
     with _locked(folder):
-        jobs, impossible = _jobs(methods, base, dataset, plan, limit, folder / RUNS)
-        outcomes = impossible + run_all(
-            jobs, processes=plan.processes, say=say, progress=_countdown(jobs, say)
-        )
+        first = [method for method in methods if method.name != SAME]
+        outcomes = _run(first, base, dataset, plan, limit, folder / RUNS, say)
+        if len(first) < len(methods):
+            methods = _with_same_cost(methods, outcomes, base, dataset.num_items)
+            last = [method for method in methods if method.name == SAME]
+            outcomes += _run(last, base, dataset, plan, limit, folder / RUNS, say)
         settings = Settings(plan.preset, dict(plan.settings), base, range(plan.seeds), limit)
         document = build(settings, dataset, methods, outcomes)
         _copy_records(outcomes, folder / RECORDS)
@@ -90,6 +92,32 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
 def failed(document: Mapping[str, Any]) -> bool:
     """Whether any run of a comparison failed."""
     return any(row["failures"] for row in document["methods"])
+
+
+def _with_same_cost(
+    methods: Sequence[Method], outcomes: Sequence[Outcome], base: TrainConfig, items: int
+) -> list[Method]:
+    """The methods with SASRec-same as large as CANet's first seed costs; without it, when another one is."""
+    records = [outcome.record for outcome in outcomes if outcome.job.method == "canet" and outcome.record]
+    if not records:
+        return [method for method in methods if method.name != SAME]
+    sized = same_cost(base, items, records[0]["evaluation"]["costs"]["paper_mflops"])
+    if any(method.pins == sized.pins for method in methods):
+        return [method for method in methods if method.name != SAME]
+    return [sized if method.name == SAME else method for method in methods]
+
+
+def _run(
+    methods: Sequence[Method],
+    base: TrainConfig,
+    dataset: Dataset,
+    plan: Plan,
+    limit: int | None,
+    runs: Path,
+    say: Say,
+) -> list[Outcome]:
+    jobs, impossible = _jobs(methods, base, dataset, plan, limit, runs)
+    return impossible + run_all(jobs, processes=plan.processes, say=say, progress=_countdown(jobs, say))
 
 
 def _jobs(

@@ -17,6 +17,8 @@ from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
 from canet_mobile.train.config import TrainConfig, apply, build_config, variants
 
+SAME = "sasrec-same"  # its size is known only when CANet's runs are done
+SAME = "sasrec-same"  # its size is known only when CANet's runs are done
 PAPER = {"model": "canet", "recipe": "paper", "router_table": "own"}
 GROUPS = {
     "table": "the methods of the paper's Table III, and the default recipe",
@@ -131,6 +133,10 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
         Method("nextitnet", "NextItNet", "table", {"model": "nextitnet"}, "dilated causal convolutions"),
         _sasrec("sasrec-full", "SASRec-full", widest, deepest, "as large as the largest submodel"),
         _small(base, items),
+        Method(SAME, "SASRec-same", "table", {}, "as dear as CANet turned out to be"),
+        Method(
+            SAME, "SASRec-same", "table", {}, "the plain SASRec nearest in cost to what CANet turns out to be"
+        ),
         Method("skiprec", "SkipRec", "table", {"model": "skiprec"}, "skips layers of SASRec-full per user"),
         Method("autodim", "AutoDim", "table", {"model": "autodim"}, "one embedding size per item"),
         Method(
@@ -145,7 +151,7 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
     """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH``; each once, in table order.
 
     Raises:
-        UsageError: a name does not exist; the nearest is suggested.
+        UsageError: a name does not exist; or sasrec-same is asked for without canet.
     """
     known = known_methods(base, items)
     chosen: dict[str, Method] = {}
@@ -162,6 +168,8 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
             chosen[name] = known[name]
         else:
             raise unknown_name("method", name, [*known, *GROUPS, "all", "sasrec-64x2"], where="--models")
+    if SAME in chosen and "canet" not in chosen:
+        raise UsageError(f"{SAME} takes its cost from canet", where="--models", fix="add canet to --models")
     order = {name: number for number, name in enumerate(known)}
     return sorted(chosen.values(), key=lambda method: order.get(method.name, len(order)))
 
@@ -174,11 +182,21 @@ def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method
 def _small(base: TrainConfig, items: int) -> Method:
     """The plain SASRec whose cost lies nearest to what the budget lets CANet spend."""
     wanted = base.budget * sasrec_paper_mflops(items, base.length, base.hidden[-1], base.depth[-1])
+    width, depth = _nearest_size(base, items, wanted)
+    title = f"SASRec-small ({width} × {depth})"
+    return _sasrec("sasrec-small", title, width, depth, "about as dear as CANet may become")
+
+
+def same_cost(base: TrainConfig, items: int, wanted: float) -> Method:
+    """``sasrec-same`` once CANet's cost is known, in paper MFLOPs."""
+    width, depth = _nearest_size(base, items, wanted)
+    return _sasrec(SAME, f"SASRec-same ({width} × {depth})", width, depth, "about as dear as CANet is")
+
+
+def _nearest_size(base: TrainConfig, items: int, wanted: float) -> tuple[int, int]:
+    """Width and depth, within the routing space's widths and up to its depth."""
     sizes = [(width, depth) for width in base.hidden for depth in range(1, base.depth[-1] + 1)]
-    width, depth = min(sizes, key=lambda size: abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
-    return _sasrec(
-        "sasrec-small", f"SASRec-small ({width} × {depth})", width, depth, "about as dear as CANet may become"
-    )
+    return min(sizes, key=lambda size: abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
 
 
 def _losses() -> list[Method]:

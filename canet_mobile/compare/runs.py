@@ -241,7 +241,8 @@ def _in_processes(
                 process.join()
                 codes[number] = process.exitcode
                 interrupted |= codes[number] == EXIT_INTERRUPTED
-                progress(jobs[number].label)
+                if codes[number] != EXIT_INTERRUPTED:
+                    progress(jobs[number].label)
         except KeyboardInterrupt:
             if interrupted:  # the second Ctrl-C
                 for _, process in working.values():
