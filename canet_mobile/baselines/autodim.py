@@ -12,10 +12,10 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import INITIAL_STD
+from canet_mobile.baselines.catalogue import INITIAL_STD, normalised
 from canet_mobile.data.split import Windows, length_buckets
 from canet_mobile.evaluate.costs import autodim_paper_macs, table_mflops
-from canet_mobile.model.layers import LAYER_NORM_EPS, Block, attention_bias, block_sliced, dropout
+from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.losses import catalogue_loss
@@ -78,9 +78,7 @@ class AutoDim(nn.Module):
             weights = F.one_hot(self.choice, len(self.sizes)).to(raw.dtype)[self.group[ids]]
         else:
             # Of one scale, so that the mixture's weights, not the sizes of numbers, decide.
-            options = [
-                INITIAL_STD * F.layer_norm(option, (self.width,), eps=LAYER_NORM_EPS) for option in options
-            ]
+            options = [INITIAL_STD * normalised(option) for option in options]
             weights = mix[self.group[ids]]
         return (torch.stack(options, -1) @ weights[..., None])[..., 0]
 
@@ -89,7 +87,7 @@ class AutoDim(nn.Module):
         if not self.tied:
             return _Head(self.own_classifier, self.classifier_bias)
         every = torch.arange(self.items + 1, device=self.item_table.device)
-        return _Head(self.embed(every, mix), self.classifier_bias)
+        return _Head(self.embed(every, mix).float(), self.classifier_bias)
 
     def states(self, seq: Tensor, mix: Tensor | None = None) -> Tensor:
         """[B, T, H] after every item."""

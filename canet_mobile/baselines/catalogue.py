@@ -6,10 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from canet_mobile.model.layers import LAYER_NORM_EPS
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.train.losses import catalogue_loss
 
 INITIAL_STD = 0.02
+
+
+def normalised(x: Tensor) -> Tensor:
+    """LayerNorm without parameters over the last dimension; zeros, the padding, stay zeros.
+
+    SASRec's post-LN blocks bring embeddings to unit scale and hand states of unit scale to the classifier. A
+    method that does neither by itself starts from scores near zero and learns many times slower.
+    """
+    return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
 
 
 class Catalogue(nn.Module):

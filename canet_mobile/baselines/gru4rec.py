@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import Catalogue
+from canet_mobile.baselines.catalogue import Catalogue, normalised
 from canet_mobile.evaluate.costs import gru4rec_paper_macs, table_mflops
 from canet_mobile.model.layers import dropout
 from canet_mobile.train.config import TrainConfig
@@ -20,7 +20,8 @@ WIDENING = 2  # hidden units for each channel of an item: 256 for 128
 class GRU4Rec(nn.Module):
     """Item embeddings [128] -> 2 GRU layers of 256 without bias -> 128 -> catalogue.
 
-    Without biases a state of zeros stays zero while it reads zeros, so left padding changes nothing.
+    Embeddings and final states are normalised. Without biases a state of zeros stays zero while it reads
+    zeros, so left padding changes nothing.
     """
 
     name = "gru4rec"
@@ -44,10 +45,10 @@ class GRU4Rec(nn.Module):
 
     def states(self, seq: Tensor) -> Tensor:
         """[B, T, width] after every item."""
-        x = self.catalogue.embed(seq)
+        x = normalised(self.catalogue.embed(seq))
         for layer in self.layers:
             x, _ = layer(dropout(x, self.dropout, self.training))
-        return self.out(dropout(x, self.dropout, self.training))
+        return normalised(self.out(dropout(x, self.dropout, self.training)))
 
     def last_states(self, seq: Tensor, users: Tensor) -> Tensor:
         """[B, width] after the newest item."""

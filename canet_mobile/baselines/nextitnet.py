@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import Catalogue
+from canet_mobile.baselines.catalogue import Catalogue, normalised
 from canet_mobile.evaluate.costs import nextitnet_paper_macs, table_mflops
 from canet_mobile.model.layers import LAYER_NORM_EPS, dropout
 from canet_mobile.train.config import TrainConfig
@@ -57,7 +57,8 @@ class Residual(nn.Module):
 class NextItNet(nn.Module):
     """Item embeddings -> 8 × dilations {1, 4}, width 128 -> catalogue: 32 convolutions of 3 taps.
 
-    Padding is held at zero between convolutions, which is what a convolution pads with itself.
+    Embeddings and final states are normalised. Padding is held at zero between convolutions, which is what a
+    convolution pads with itself.
     """
 
     name = "nextitnet"
@@ -77,10 +78,10 @@ class NextItNet(nn.Module):
     def states(self, seq: Tensor) -> Tensor:
         """[B, T, width] after every item."""
         real = (seq > 0)[..., None]
-        x = dropout(self.catalogue.embed(seq), self.dropout, self.training)
+        x = dropout(normalised(self.catalogue.embed(seq)), self.dropout, self.training)
         for residual in self.residuals:
             x = residual(x, real, self.dropout)
-        return x
+        return normalised(x)
 
     def last_states(self, seq: Tensor, users: Tensor) -> Tensor:
         """[B, width] after the newest item."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import INITIAL_STD, Catalogue
+from canet_mobile.baselines.catalogue import INITIAL_STD, Catalogue, normalised
 from canet_mobile.evaluate.costs import skiprec_paper_macs, table_mflops
-from canet_mobile.model.layers import LAYER_NORM_EPS, Block, attention_bias, block_sliced, dropout
+from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
 from canet_mobile.train.config import TrainConfig
 
@@ -58,7 +58,7 @@ class SkipRec(nn.Module):
     def _start(self, seq: Tensor) -> Tensor:
         x = self.catalogue.embed(seq) + self.positions[-seq.shape[1] :]
         x = dropout(x, self.dropout, self.training)
-        return F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS)
+        return normalised(x)
 
     def _block(self, number: int, x: Tensor, bias: Tensor) -> Tensor:
         block: Block = self.blocks[number]  # type: ignore[assignment]
