@@ -51,7 +51,8 @@ def search_sizes(
     started = time.monotonic()
     searched.group.copy_(popularity_groups(training_counts(dataset)))
     searched.to(fabric.device)
-    reporter.note("searching embedding sizes")
+    if fabric.is_global_zero:
+        reporter.note("searching embedding sizes")
     for epoch, step, total, loss in search(searched, config, windows, fabric):
         reporter.step(epoch, step, total, {"search": loss})
         if not math.isfinite(loss):
@@ -69,7 +70,9 @@ def search_sizes(
                 fix=f"canet-mobile train --resume {store.run.directory}, which searches again",
             )
     store.run.manifest["search"] = found = describe_choice(searched)
-    reporter.note("items per embedding size: " + ", ".join(f"{s}: {n:,}" for s, n in found["items"].items()))
+    if fabric.is_global_zero:
+        counts = ", ".join(f"{size}: {count:,}" for size, count in found["items"].items())
+        reporter.note(f"items per embedding size: {counts}")
     state.seconds += time.monotonic() - started
     torch.manual_seed(config.seed)
     fresh = build_any(config, dataset.num_items, dataset.num_histories)
