@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS, pair_of, row_of
-from canet_mobile.compare.statistics import mflops
+from canet_mobile.compare.statistics import mflops, signed
 from canet_mobile.compare.svg import (
     CHARACTER,
     LINE,
@@ -151,12 +151,12 @@ def _intervals(
         marks.append(line(x(pair["low"]), level, x(pair["high"]), level, f"whisker {kind}"))
         marks.append(element("circle", cx=x(pair["difference"]), cy=level, r=5, class_=f"dot {kind}"))
         marks.append(text(left - 10, level + 4, row["title"], anchor="end"))
-        marks.append(text(right + 10, level + 4, _cost(row, f"{pair['difference']:+.4f}"), class_="tick"))
+        marks.append(text(right + 10, level + 4, _cost(row, f"{signed(pair['difference'])}"), class_="tick"))
     marks.append(
         text((left + right) / 2, bottom + 34, f"NDCG@10 minus that of {base['title']}", anchor="middle")
     )
     described = "; ".join(
-        f"{row['title']} {pair['difference']:+.4f}, from {pair['low']:+.4f} to {pair['high']:+.4f}"
+        f"{row['title']} {signed(pair['difference'])}, from {signed(pair['low'])} to {signed(pair['high'])}"
         for row, pair in shown
     )
     return heading, caption, figure(WIDTH, bottom + 42, heading, described, marks)

@@ -52,6 +52,11 @@ def paired_bootstrap(first: Values, second: Values, *, draws: int = DRAWS, seed:
     return {"difference": float(gaps @ counts / n), "low": float(low), "high": float(high), "n": n}
 
 
+def signed(value: float) -> str:
+    """A difference as text, four decimals; what rounds to nothing has no minus."""
+    return f"{round(value, 4) + 0.0:+.4f}"
+
+
 def mflops(cost: float) -> str:
     """A cost as text: one decimal, three for the very cheap."""
     return f"{cost:.1f}" if cost >= 1 else f"{cost:.3f}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS, pair_of
 from canet_mobile.compare.document import FLOORS
-from canet_mobile.compare.statistics import differs, mflops
+from canet_mobile.compare.statistics import differs, mflops, signed
 from canet_mobile.compare.verdict import gap
 from canet_mobile.evaluate.metrics import METRICS
 from canet_mobile.evaluate.scoring import PROTOCOLS
@@ -174,7 +174,7 @@ def _pair_cell(pair: Mapping[str, Any] | None) -> str:
     if pair is None:
         return NONE
     star = " *" if differs(dict(pair)) else ""
-    return f"{pair['difference']:+.4f} ({pair['low']:+.4f} to {pair['high']:+.4f}){star}"
+    return f"{signed(pair['difference'])} ({signed(pair['low'])} to {signed(pair['high'])}){star}"
 
 
 def twin_table(document: Mapping[str, Any]) -> Table:

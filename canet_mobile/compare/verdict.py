@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS
-from canet_mobile.compare.statistics import differs, mflops
+from canet_mobile.compare.statistics import differs, mflops, signed
 
 COLLAPSED_SHARE = 0.8
 
@@ -33,7 +33,8 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
 
 def difference(pair: Mapping[str, Any]) -> str:
     """A paired difference in words, with its interval."""
-    figures = f"{pair['difference']:+.4f} NDCG@10 (95 % interval {pair['low']:+.4f} to {pair['high']:+.4f})"
+    interval = f"{signed(pair['low'])} to {signed(pair['high'])}"
+    figures = f"{signed(pair['difference'])} NDCG@10 (95 % interval {interval})"
     if not differs(dict(pair)):
         return f"no difference beyond chance, {figures}"
     return f"{'better' if pair['difference'] > 0 else 'worse'}, {figures}"
@@ -70,7 +71,7 @@ def _routing_sentence(row: Mapping[str, Any], protocol: str) -> str:
 
 def gap(found: Mapping[str, Any]) -> str:
     """A difference with the larger of its two standard errors."""
-    return f"{found['mean']:+.4f} ± {_error(found):.4f}"
+    return f"{signed(found['mean'])} ± {_error(found):.4f}"
 
 
 def pays(found: Mapping[str, Any]) -> bool:
