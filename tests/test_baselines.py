@@ -236,6 +236,14 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(
     assert (ranks[0] == ranks[1]).all()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_trains_in_low_precision(name: str, precision: str, dataset: Dataset, tmp_path: Path) -> None:
+    tied = name != "fpmc"
+    run = train(small(model=name, epochs=1, precision=precision, tied=tied), dataset, tmp_path / "run")
+    assert {p.dtype for p in load_model(run).parameters()} == {torch.float32}
+
+
 def test_the_search_is_in_the_manifest(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(model="autodim", epochs=1, search_epochs=3), dataset, tmp_path / "run")
     found, model = run.manifest["search"], load_model(run)

@@ -87,7 +87,7 @@ class AutoDim(nn.Module):
         if not self.tied:
             return _Head(self.own_classifier, self.classifier_bias)
         every = torch.arange(self.items + 1, device=self.item_table.device)
-        return _Head(self.embed(every, mix).float(), self.classifier_bias)
+        return _Head(self.embed(every, mix).to(self.item_table.dtype), self.classifier_bias)
 
     def states(self, seq: Tensor, mix: Tensor | None = None) -> Tensor:
         """[B, T, H] after every item."""

@@ -41,7 +41,10 @@ class _CatalogueLoss(torch.autograd.Function):
         rows = min(len(targets), max(LEAST_ROWS, CHUNK_SCORES[device] // len(weight)))
         # Fresh memory for every chunk would cost a fifth of the time in page faults.
         raw = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
-        kept = [torch.empty(rows, len(weight), device=weight.device) for _ in range(min(2, len(states)))]
+        kept = [
+            torch.empty(rows, len(weight), dtype=torch.float32, device=weight.device)
+            for _ in range(min(2, len(states)))
+        ]
 
         def log_softmax(n: int, part: slice) -> Tensor:
             state = low_states[n][part]
