@@ -96,7 +96,7 @@ def test_int4_has_a_scale_per_group_and_never_more_error_than_the_full_range() -
     assert found.values.abs().max() <= 7
     assert found.scale.shape == (9, 3)
     groups = weight.unflatten(-1, (-1, 32))
-    scale = (groups.abs().amax(-1, keepdim=True) / 7).half().float()
+    scale = (groups.abs().amax(-1, keepdim=True) / 7).bfloat16().half().float()
     plain = (torch.round(groups / scale).clamp(-7, 7) * scale).flatten(-2)
     error = [(x - weight).unflatten(-1, (-1, 32)).square().sum(-1) for x in (found.dequantized(), plain)]
     assert (error[0] <= error[1]).all()

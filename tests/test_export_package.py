@@ -23,6 +23,7 @@ from canet_mobile.replay.parity import parity
 from canet_mobile.train.checkpoint import identity, save_weights
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.run import Run, load_model, new_run, save_run
+from canet_mobile.train.trainer import seen_protocol
 
 pytest.importorskip("executorch")
 LENGTH = 8
@@ -85,6 +86,7 @@ def test_the_manifest_is_printed_and_names_its_sources(
     assert manifest["checkpoint"] == {"run": "first", "sha256": run.checkpoint_sha256}
     assert manifest["dataset"]["content_hash"] == dataset.content_hash
     assert manifest["quantization"] == "int8"
+    assert manifest["seen"] == seen_protocol(run.config, dataset)
     assert manifest["router"]["table"] == "own"
     assert [row["id"] for row in manifest["routes"]] == [0, 1]
     lines = (made[0] / "items.csv").read_text().splitlines()

@@ -179,7 +179,7 @@ def test_a_byte_too_small_to_move_a_score_is_caught_by_the_bytes(world: World, t
     assert getattr(result.exception, "exit_code", None) == 3
     text = str(result.exception)
     assert "weights: " in text
-    assert "table.0.weight" in text
+    assert "table.items_0_32.weight" in text
     assert "1 other byte(s)" in text
 
 

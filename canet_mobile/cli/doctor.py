@@ -61,7 +61,7 @@ def toolkits() -> list[Finding]:
 
 
 def metadata_check() -> Finding:
-    """tflite-support, which lives in an environment of its own: it needs an older protobuf than the others."""
+    """tflite-support, in an environment of its own: it needs an older protobuf than the others."""
     from canet_export.tflite.support import support_status
 
     status = support_status()
@@ -79,7 +79,7 @@ def accelerator() -> Finding:
     import torch
 
     found = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return Finding("cuda", "training on a GPU", found, "install a CUDA build of PyTorch on a machine with one")
+    return Finding("cuda", "training on a GPU", found, "install PyTorch with CUDA")
 
 
 @click.command()

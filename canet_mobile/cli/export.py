@@ -46,9 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seen",
     type=click.Choice(["keep", "exclude"]),
-    default="keep",
-    show_default=True,
-    help="exclude: never return an item of the input.",
+    help="exclude: never return an item of the input [default: as the run was validated].",
 )
 @click.option("--split", is_flag=True, help="executorch: panels and layers as files to download when needed.")
 @click.option(
@@ -82,7 +80,7 @@ def export(
     max_mflops: float | None,
     route: str | None,
     k: int,
-    seen: str,
+    seen: str | None,
     split: bool,
     minimum_os: str | None,
     users: int,
@@ -112,6 +110,7 @@ def export(
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing
     from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
+    from canet_mobile.train.trainer import seen_protocol
 
     targets = find_targets(target)
     _check_options(target, route, split, minimum_os)
@@ -127,18 +126,18 @@ def export(
         if as_zip and archive.exists() and not force:
             refuse_existing(archive, force=False)
     canet = load_canet(found)
+    dataset = open_dataset(found, data)
     options = ExportOptions(
         quantization=quantize,  # type: ignore[arg-type]
         routes=_routes(canet, routes, max_mflops, route),
         k=k,
-        seen=seen,  # type: ignore[arg-type]
+        seen=seen or seen_protocol(found.config, dataset),  # type: ignore[arg-type]
         split=split,
         minimum_os=minimum_os,
         plain=route is not None,
         users=users,
         allow_accuracy_drop=allow_accuracy_drop,
     )
-    dataset = open_dataset(found, data)
     manifests = []
     made = make_job(canet, dataset, options, _warn)
     for one, folder in folders.items():

@@ -220,13 +220,19 @@ class RouteGraph(_Graph):
             Linear(weights.matrix(s), s, None if s.start else bias) for s in sources
         )
 
+    def front(self, seq: Tensor) -> Tensor:
+        """What the blocks are given, [1, L, hidden]."""
+        x = self.embedded(seq) + self.positions
+        return x if self.project is None else self.project(x)
+
     def scores(self, seq: Tensor) -> Tensor:
         """Scores of every class, [1, V+1]."""
+        return self.scores_of(seq, self.front(seq))
+
+    def scores_of(self, seq: Tensor, x: Tensor) -> Tensor:
+        """Scores of every class, [1, V+1], from what :meth:`front` returns."""
         pad = self.pad_mask(seq)
         mask = self.future + pad if len(self.blocks) > 1 else pad
-        x = self.embedded(seq) + self.positions
-        if self.project is not None:
-            x = self.project(x)
         for n, block in enumerate(self.blocks, start=1):
             is_last = n == len(self.blocks)
             x = block(x, pad if is_last else mask, is_last)
@@ -275,14 +281,16 @@ class RouterGraph(_Graph):
 def restricted(canet: Canet, exported: Sequence[int]) -> Canet:
     """The model whose router chooses among ``exported`` route ids only; itself when that is all of them.
 
-    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold.
+    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold;
+    twice that where training already gave it to an exported one.
     """
     others = [route_id for route_id in range(len(canet.space)) if route_id not in set(exported)]
     if canet.router is None or not others:
         return canet
     router = copy.deepcopy(canet.router)
     with torch.no_grad():
-        router.head_bias[others] = PAD_CLASS_BIAS
+        kept = float(router.head_bias[list(exported)].min())
+        router.head_bias[others] = PAD_CLASS_BIAS if kept > PAD_CLASS_BIAS / 2 else 2 * PAD_CLASS_BIAS
     return Canet(canet.supernet, router)
 
 

@@ -18,8 +18,9 @@ Bits = Literal[4, 8]
 INT8_MAX = 127
 INT4_MAX = 7
 GROUP = 32  # columns that share a scale in int4
-# Scales are float16 numbers, because Core ML computes with such: so all formats hold the same scales. A row
-# whose scale would be no such number is zero for any purpose.
+# Scales are float16 numbers, because Core ML computes with such, and those of int4 are bfloat16 numbers too,
+# because XNNPACK stores such: so all formats hold the same scales. A row whose scale would be no such number
+# is zero for any purpose.
 SMALLEST_SCALE = 2.0**-24
 # Shares of a row's largest value that int4 tries as the end of its range (the rest is clipped).
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
@@ -35,7 +36,7 @@ class Quantized:
     Args:
         values: [..., rows, columns] int8, in [-127, 127] (8 bits) or [-7, 7] (4 bits).
         scale: float32 holding float16 numbers, positive: [..., rows, 1], one per output row (item rows for
-            item tables), or [..., rows, columns / 32] with 4 bits.
+            item tables), or [..., rows, columns / 32] with 4 bits (bfloat16 numbers as well).
         bits: 8 or 4.
     """
 
@@ -71,7 +72,8 @@ class IntegerModel:
 
 def _scaled(weight: Tensor, largest: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Integers and scales of rows [..., n] whose range ends at ``largest`` [..., 1]."""
-    scale = (largest / most).half().float()
+    scale = largest / most
+    scale = (scale.bfloat16() if most == INT4_MAX else scale).half().float()
     scale = torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
     return torch.round(weight / scale).clamp_(-most, most), scale
 

@@ -33,6 +33,7 @@ class Job:
         split: put panels and layers into files of their own, to be downloaded when a route needs them.
         minimum_os: the oldest system to serve where the format depends on it (``ios17``); None: the newest.
         plain: one route as an ordinary static graph, for servers.
+        item_labels: of the items 1..V, for formats that carry them inside the model; empty: not carried.
 
     Raises:
         CanetError: k is impossible.
@@ -47,6 +48,7 @@ class Job:
     split: bool = False
     minimum_os: str | None = None
     plain: bool = False
+    item_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         items = self.canet.supernet.config.items

@@ -100,6 +100,7 @@ def make_job(
     job = Job(
         model, integers, options.quantization, routes, options.k, options.seen,
         split=options.split, minimum_os=options.minimum_os, plain=options.plain,
+        item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
     return job, higher
 

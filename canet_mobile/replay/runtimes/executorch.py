@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -76,9 +79,9 @@ def open_device(package: Package, threads: int) -> Device:
 
     with _quiet_stderr():
         portable._unsafe_reset_threadpool(threads)
-    started = time.perf_counter_ns()
-    with _runtime_errors(package, None):
-        program = Runtime.get().load_program(package.model_path)
+    with _runtime_errors(package, None), _all_parts(package) as data:
+        started = time.perf_counter_ns()
+        program = Runtime.get().load_program(package.model_path, data_path=data)
     program_ms = (time.perf_counter_ns() - started) / 1e6
     held = program.method_names
     missing = {ROUTER, *(route.entry for route in package.routes)} - held
@@ -94,6 +97,7 @@ def open_device(package: Package, threads: int) -> Device:
         if entry not in held:
             raise unknown_name("entry", entry, held, where=package.model_path)
         if entry not in loaded:
+            _require_parts(package, entry)
             start = time.perf_counter_ns()
             with _runtime_errors(package, entry):
                 program.load_method(entry)
@@ -111,6 +115,59 @@ def open_device(package: Package, threads: int) -> Device:
         return Answer(tuple(output.numpy() for output in outputs), taken)
 
     return Device("host", f"executorch {version('executorch')}", threads, program_ms, load, call)
+
+
+def _require_parts(package: Package, entry: str) -> None:
+    for part in package.manifest["parts"]:
+        if entry in part["entries"] and not (package.directory / part["name"]).is_file():
+            raise RuntimeFailure(
+                f"the method {entry!r} needs the part {part['name']!r}, which is not here",
+                where=package.source,
+                fix=f"put {part['name']} beside {package.manifest['model_file']}",
+            )
+
+
+@contextmanager
+def _all_parts(package: Package) -> Iterator[Path | None]:
+    """The parts that are here as one temporary file, because Python's runtime takes only one.
+
+    C++ and Java take a list of them; nothing is merged on a phone.
+    """
+    files = [package.directory / part["name"] for part in package.manifest["parts"]]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        yield None
+        return
+    folder = tempfile.mkdtemp(prefix="canet-")
+    try:
+        merged = Path(folder) / "parts.ptd"
+        _merge(files, merged)
+        yield merged
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _merge(files: list[Path], target: Path) -> None:
+    """Write the named data of several FlatTensor files as one.
+
+    Raises:
+        RuntimeError: a file is none, or two hold one name.
+    """
+    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+    from executorch.extension.flat_tensor.serialize.serialize import Cord, FlatTensorSerializer
+
+    serializer = FlatTensorSerializer()
+    buffers: list[bytes] = []
+    named: dict[str, DataEntry] = {}
+    for file in files:
+        part = serializer.deserialize(Cord(file.read_bytes()))
+        if both := named.keys() & part.named_data.keys():
+            raise RuntimeError(f"{file.name} and another part both hold {min(both)}")
+        for name, entry in part.named_data.items():
+            named[name] = DataEntry(entry.buffer_index + len(buffers), entry.alignment, entry.tensor_layout)
+        buffers += part.buffers
+    with target.open("wb") as out:
+        serializer.serialize(DataPayload(buffers, named)).write_to_file(out)
 
 
 @contextmanager

@@ -4,83 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from canet_export.executorch.lowering import fast_lowering
-from canet_export.graph import ROUTER_ENTRY, Embedding, Leaf, build_graphs
-from canet_export.integers import INT8_MAX, IntegerModel, Quantized
+from canet_export.executorch.operators import as_stored, prepared
+from canet_export.executorch.parts import Parts
+from canet_export.graph import ROUTER_ENTRY, build_graphs
 from canet_export.job import Delegation, ExportResult, Job, Progress
-from canet_export.sizes import measure
+from canet_export.sizes import Sizes, measure
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.space import Route
 
 MODEL_FILE = "canet.pte"
+# What an app sets before it loads the program: without it, every loaded route packs a copy of its weights.
+RUNTIME: dict[str, str | int | bool] = {
+    "backend": "XnnpackBackend",
+    "backend_option": "weight_cache_enabled",
+    "weight_cache_enabled": True,
+}
 MINIMUM_OS = {"android": "API 23", "ios": "17.0"}
-
-
-class Int8Linear(nn.Module):
-    """x [..., in] -> [..., out] with given integers; activations are quantized per position at run time."""
-
-    def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
-        super().__init__()
-        _hold(self, leaf, quantized, torch.int64)
-        self.bias = leaf.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        ops = torch.ops.quantized_decomposed
-        scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
-        x = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
-        x = ops.dequantize_per_token(x, scale, zero, -128, 127, torch.int8, torch.float32)
-        weight = ops.dequantize_per_channel(
-            self.values, self.scale, self.zero_point, 0, -INT8_MAX, INT8_MAX, torch.int8
-        )
-        return F.linear(x, weight, self.bias)
-
-
-class Int8Embedding(nn.Module):
-    """ids [...] int64 -> [..., columns] with given integers."""
-
-    def __init__(self, leaf: Leaf, quantized: Quantized) -> None:
-        super().__init__()
-        _hold(self, leaf, quantized, torch.int8)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return torch.ops.quantized_decomposed.embedding_byte(
-            self.values, self.scale, None, -INT8_MAX, INT8_MAX, ids
-        )
-
-
-def _hold(module: nn.Module, leaf: Leaf, quantized: Quantized, zero_type: torch.dtype) -> None:
-    piece = leaf.source.of_integers(quantized)
-    module.register_buffer("values", piece.values)
-    module.register_buffer("scale", piece.scale[:, 0].clone())
-    module.register_buffer("zero_point", torch.zeros(leaf.source.rows, dtype=zero_type))
-
-
-def impose(graph: nn.Module, integers: IntegerModel) -> nn.Module:
-    """Put the integers of the full tensors, sliced, in the place of a graph's float matrices."""
-    for path, module in list(graph.named_modules()):
-        if isinstance(module, Leaf) and module.source.name in integers.tensors:
-            quantized = integers.tensors[module.source.name]
-            kind = Int8Embedding if isinstance(module, Embedding) else Int8Linear
-            graph.set_submodule(path, kind(module, quantized))
-    return graph
 
 
 def job_graphs(job: Job, routes: Sequence[Route] | None = None) -> dict[str, nn.Module]:
     """The router's graph and one per route (of the job, or those given), with the job's integers in place."""
     graphs = build_graphs(job.reference, job.routes if routes is None else routes, job.k, job.seen)
-    if job.integers is not None:
-        graphs = {entry: impose(graph, job.integers).eval() for entry, graph in graphs.items()}
-    return graphs
+    return {entry: prepared(graph, job.integers) for entry, graph in graphs.items()}
 
 
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
@@ -110,23 +66,46 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
             compile_config=kit.EdgeConfig(_check_ir_validity=False),
         )
         progress("write the program")
-        has_integers = job.integers is not None
-        program = edge.to_executorch(kit.BackendConfig(do_quant_fusion_and_const_prop=has_integers))
+        config = kit.BackendConfig(do_quant_fusion_and_const_prop=job.integers is not None)
+        parts = None
+        if job.split:
+            parts = Parts(graphs, job.routes, edge)
+            config.external_constants = parts.tag
+        program = edge.to_executorch(config)
     delegation = tuple(map(_delegation, _methods_in_order(program, list(graphs))))
     _require_one_delegate(delegation)
-    path = out_dir / MODEL_FILE
-    with path.open("wb") as file:
+    with (out_dir / MODEL_FILE).open("wb") as file:
         program.write_to_file(file)
-    largest = job.canet.space.largest
-    whole = graphs.get(largest.entry) or job_graphs(job, [largest])[largest.entry]
+    files, once = {}, 0
+    if parts is not None:
+        program.write_tensor_data_to_file(str(out_dir))
+        files, once = parts.files(), parts.once
     return ExportResult(
         model_file=MODEL_FILE,
-        files=(MODEL_FILE,),
+        files=(MODEL_FILE, *files),
         exporter={"executorch": version("executorch"), "torch": version("torch").partition("+")[0]},
-        sizes=measure(graphs, ROUTER_ENTRY, whole, path.stat().st_size),
+        sizes=_sizes(
+            job, graphs, sum((out_dir / name).stat().st_size for name in (MODEL_FILE, *files)), once
+        ),
         minimum_os=MINIMUM_OS,
         index_dtype="int64",
         delegation=delegation,
+        runtime=dict(RUNTIME),
+        parts=files,
+    )
+
+
+def _sizes(job: Job, graphs: dict[str, nn.Module], total: int, once: int) -> Sizes:
+    """Where the bytes are; ``once``: bytes of a tied table that stand once for look-up and classifier."""
+    largest = job.canet.space.largest
+    graphs = {entry: as_stored(graph) for entry, graph in graphs.items()}
+    whole = graphs.get(largest.entry) or as_stored(job_graphs(job, [largest])[largest.entry])
+    found = measure(graphs, ROUTER_ENTRY, whole, total + once)
+    return replace(
+        found,
+        total_bytes=total,
+        classifier_bytes=found.classifier_bytes - once,
+        full_model_alone_bytes=(found.full_model_alone_bytes or 0) - once,
     )
 
 

@@ -1,0 +1,117 @@
+"""Small Core ML packages that the tests of this target share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import lively
+from torch import Tensor
+
+from canet_export.coreml.export import MAIN, export
+from canet_export.integers import quantize_model
+from canet_export.job import ExportResult, Job
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.router import Router, RouterConfig
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.supernet import Supernet, SupernetConfig
+from canet_mobile.replay.checks import LIMITS
+from canet_mobile.replay.compare import compare_lists
+from canet_mobile.replay.mil.interpreter import Loader, Program
+from canet_mobile.replay.mil.model import MilModel, open_mlpackage
+from canet_mobile.replay.reference import route_scores
+
+ITEMS, LENGTH, K = 150, 10, 12
+SPACE = RoutingSpace((32, 64), (32, 64), (1, 2))
+BITS = {"int8": 8, "int4": 4}
+
+
+def toy(
+    *,
+    items: int = ITEMS,
+    space: RoutingSpace = SPACE,
+    table: str | None = "shared",
+    tied: bool = False,
+    in_projection: bool = True,
+    router_width: int = 32,
+) -> Canet:
+    """An untrained model in eval mode whose every weight matters; ``table=None``: no router."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    supernet = Supernet(SupernetConfig(items, LENGTH, space, tied=tied, in_projection=in_projection))
+    livelier(supernet, generator)
+    if table is None:
+        return Canet(supernet, None).eval()
+    router = Router(RouterConfig(items, LENGTH, len(space), table, width=router_width))  # type: ignore[arg-type]
+    livelier(router, generator)
+    if table == "shared":
+        router.table_scale.fill_(7.5)
+    return Canet(supernet, router).eval()
+
+
+def livelier(module: torch.nn.Module, generator: torch.Generator) -> None:
+    """:func:`lively`, and the biases of q, k and v, which are matrices."""
+    lively(module, generator)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("qkv_bias"):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A written package."""
+
+    job: Job
+    result: ExportResult
+    folder: Path
+    programs: dict[str, Program] = field(default_factory=dict)
+
+    def place(self, entry: str) -> tuple[Path, str]:
+        """The .mlpackage and the function of an entry."""
+        files = self.result.interface.get("files")
+        if files:
+            return self.folder / files[entry], MAIN
+        return self.folder / self.result.model_file, entry
+
+    def model(self, entry: str = "router") -> MilModel:
+        """The opened .mlpackage of an entry."""
+        return open_mlpackage(self.place(entry)[0])
+
+    def run(self, entry: str, seq: Tensor) -> dict[str, np.ndarray]:
+        """An entry on one history [1, L]."""
+        if entry not in self.programs:
+            self.programs[entry] = Loader(self.model(entry)).load(self.place(entry)[1])
+        return self.programs[entry](seq=seq.to(torch.int32).numpy())
+
+    def require_alike(self, entry: str, seq: Tensor) -> None:
+        """The entry's list is that of PyTorch with the same numbers."""
+        job = self.job
+        full = route_scores(job.reference, seq.int().numpy(), job.canet.space.named(entry), job.seen)[0]
+        best = full.topk(job.k)
+        found = self.run(entry, seq)
+        assert found["scores"].dtype == np.float32
+        assert found["ids"].dtype == np.int32
+        assert found["scores"].shape == found["ids"].shape == (1, job.k)
+        assert np.isfinite(found["scores"]).all()
+        scores, ids = found["scores"][0], found["ids"][0].astype(np.int64)
+        tolerance = LIMITS[job.quantization].tolerance(best.values.numpy())
+        compared = compare_lists(
+            best.values.numpy(), best.indices.numpy(), scores, ids, tolerance=tolerance, full=full.numpy()
+        )
+        assert not compared.differences, (entry, compared.differences)
+        if job.seen == "exclude":
+            assert not set(ids.tolist()) & set(seq[0].tolist())
+
+
+def make(folder: Path, canet: Canet, quantization: str, **options: Any) -> Made:
+    """Export a model with all of its routes."""
+    bits = BITS.get(quantization)
+    integers = quantize_model(canet, bits) if bits else None  # type: ignore[arg-type]
+    options = {"k": K, "routes": canet.space.routes} | options
+    job = Job(canet, integers, quantization, **options)  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    return Made(job, export(job, folder), folder)

@@ -1,0 +1,167 @@
+"""All targets from one run: the same integers, one interface, and nothing left where one of them fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import make_dataset
+from test_export_package import make_run
+
+from canet_export.targets import TARGETS, find_targets
+from canet_mobile.cli.export import export
+from canet_mobile.cli.inspect import inspect
+from canet_mobile.cli.parity import parity
+from canet_mobile.errors import CanetError, UsageError
+from canet_mobile.files import read_json, write_json
+from canet_mobile.replay.device import open_device, recommend
+from canet_mobile.replay.package import open_package
+
+for toolkit in ("executorch", "coremltools", "litert_torch", "onnxruntime"):
+    pytest.importorskip(toolkit)
+
+
+def call(command: Any, *arguments: object) -> Any:
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    return make_run(root / "runs" / "first", make_dataset(root / "small")).directory
+
+
+@pytest.fixture(scope="module")
+def packages(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packages") / "all"
+    result = call(export, run, "--target", "all", "--k", 10, "--users", 20, "--out", out, "--json")
+    assert result.exit_code == 0, result.exception
+    assert [manifest["target"] for manifest in json.loads(result.stdout)] == list(TARGETS)
+    return out
+
+
+def test_every_target_holds_the_same_integers_and_gives_the_same_lists(packages: Path) -> None:
+    opened = {name: open_package(packages / name) for name in TARGETS}
+    hashes = {package.manifest["integers"]["sha256"] for package in opened.values()}
+    assert len(hashes) == 1
+    histories = [row.input for row in opened["onnx"].golden]
+    answers = {}
+    for name, package in opened.items():
+        device = open_device(package)
+        answers[name] = [recommend(device, package, seq) for seq in histories]
+    for name, found in answers.items():
+        for ours, theirs in zip(found, answers["onnx"], strict=True):
+            assert ours.route == theirs.route, name
+            np.testing.assert_allclose(ours.scores, theirs.scores, atol=0.05 * np.abs(theirs.scores).max())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_parity_and_inspect_read_every_target(run: Path, packages: Path, name: str) -> None:
+    result = call(parity, packages / name, "--run", run, "--users", 30, "--json")
+    report = json.loads(result.stdout)
+    failed = [check for check in report["checks"] if check["passed"] is False]
+    assert [check["name"] for check in failed if check["name"] != "task"] == []
+    assert {"weights", "golden", "numeric", "router"} <= {check["name"] for check in report["checks"]}
+    text = call(inspect, packages / name).stdout
+    for part in (
+        "item table",
+        "classifier",
+        "layers",
+        "router",
+        "graph",
+        "full model alone",
+        "separate files",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_changed_byte_is_refused_by_name(packages: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(packages / name, tmp_path / "copy"))
+    listed = read_json(copy / "manifest.json")["files"]
+    largest = copy / max(listed, key=lambda entry: entry["bytes"])["name"]
+    blob = bytearray(largest.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    largest.write_bytes(blob)
+    result = call(parity, copy)
+    assert result.exit_code != 0
+    assert largest.name in str(result.exception)
+    assert "SHA-256" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_manifest_of_another_version_is_refused(packages: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(packages / name, tmp_path / "copy"))
+    manifest = read_json(copy / "manifest.json")
+    write_json(copy / "manifest.json", {**manifest, "schema_version": 3})
+    with pytest.raises(CanetError, match="schema_version is 3"):
+        open_package(copy)
+
+
+def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(TARGETS["onnx"]), "export", full)
+    error = call(export, run, "--target", "onnx", "--out", tmp_path / "packages" / "x").exception
+    assert isinstance(error, CanetError)
+    assert "space" in str(error)
+    assert not (tmp_path / "packages").exists()
+
+
+MODULES = {"coreml": "coremltools", "tflite": "litert_torch", "onnx": "onnx"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_missing_toolkit_names_its_extra_before_any_work(
+    run: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, MODULES[name], None)
+    for target in (name, "all"):
+        error = call(export, run, "--target", target, "--out", tmp_path / "out").exception
+        assert isinstance(error, CanetError)
+        assert f"canet-mobile[{name}]" in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_system_without_the_toolkit_is_told_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(CanetError, match=r"cannot be made on win32(.|\n)*export on Linux or macOS"):
+        TARGETS["coreml"].require_toolkit()
+    TARGETS["onnx"].require_toolkit()
+
+
+def test_one_folder_that_stands_there_stops_all_four(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "all" / "onnx").mkdir(parents=True)
+    (tmp_path / "all" / "onnx" / "notes.txt").write_text("mine")
+    error = call(export, run, "--target", "all", "--out", tmp_path / "all").exception
+    assert "already exists" in str(error)
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["onnx"]
+
+
+def test_targets_are_found_by_name() -> None:
+    assert [target.name for target in find_targets("all")] == list(TARGETS)
+    with pytest.raises(UsageError, match="did you mean 'tflite'"):
+        find_targets("tflit")
+
+
+def test_a_preset_that_a_target_cannot_write_says_why() -> None:
+    for target in TARGETS.values():
+        for preset in {"fp32", "fp16", "int8", "int4"} - set(target.quantizations):
+            with pytest.raises(
+                UsageError, match=f"--quantize {preset} is not possible for {target.name}: ..."
+            ):
+                target.require_quantization(preset)
+            assert len(target.refusals[preset]) > 20

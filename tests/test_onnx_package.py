@@ -1,0 +1,180 @@
+"""ONNX packages from the command line to exit codes: export, parity, replay, damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from replay_toys import LENGTH, SPACE, refresh, toy_canet, toy_dataset, toy_run
+
+from canet_mobile.cli.export import export
+from canet_mobile.cli.parity import parity
+from canet_mobile.cli.replay import replay
+from canet_mobile.data.dataset import load_dataset
+from canet_mobile.data.split import held_out
+from canet_mobile.errors import CanetError
+from canet_mobile.files import read_json
+from canet_mobile.model.canet import Canet
+from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
+from canet_mobile.replay.package import open_package
+from canet_mobile.replay.reference import exported_job, routed_lists
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+K = 10
+
+
+@dataclass(frozen=True)
+class World:
+    """A run, its dataset, and a package of it with every route in int8."""
+
+    canet: Canet
+    dataset: Path
+    run: Path
+    package: Path
+
+    def copy(self, directory: Path) -> Path:
+        """A copy of the package that a test may spoil."""
+        return Path(shutil.copytree(self.package, directory / "copy"))
+
+
+def invoke(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def exported(world_run: Path, out: Path, *options: object) -> Path:
+    result = invoke(export, world_run, "--target", "onnx", "--k", K, "--out", out, *options)
+    assert result.exit_code == 0, (result.exception, result.output)
+    return out
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("onnx")
+    canet = toy_canet()
+    dataset = toy_dataset(root / "dataset")
+    run = toy_run(root / "run", dataset, canet)
+    return World(canet, dataset.directory, run.directory, exported(run.directory, root / "package"))
+
+
+def test_the_manifest_says_how_the_graph_is_called(world: World) -> None:
+    manifest = read_json(world.package / "manifest.json")
+    assert manifest["model_file"] == "canet.onnx"
+    assert manifest["interface"] == {"style": "one_graph", "route_input": "force_route"}
+    assert manifest["outputs"]["router"]["route"]["dtype"] == "int64"
+    runtime = manifest["runtime"]
+    assert (runtime["opset"], runtime["ir_version"], runtime["router_alone"]) == (21, 10, -2)
+    assert runtime["ort_file"] == "canet.ort"
+    listed = {entry["name"] for entry in manifest["files"]}
+    assert {"canet.onnx", "canet.ort", "required_operators.config"} <= listed
+    assert manifest["sizes"]["total_bytes"] == (world.package / "canet.onnx").stat().st_size
+
+
+def test_the_runtime_recommends_what_pytorch_does(world: World, tmp_path: Path) -> None:
+    package = open_package(exported(world.run, tmp_path / "fp32", "--quantize", "fp32"))
+    device = open_device(package)
+    seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
+    expected = routed_lists(world.canet, seqs, K, "keep")
+    assert len(set(expected.routes)) > 1
+    for row, seq in enumerate(seqs):
+        found = recommend(device, package, seq)
+        assert found.route == expected.routes[row]
+        assert found.ids.tolist() == expected.ids[row].tolist()
+        np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
+    assert device.program_ms > 0
+    assert device.load("router") == 0
+
+
+def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path) -> None:
+    package = open_package(world.package)
+    device = open_device(package)
+    with pytest.raises(RuntimeFailure, match="the entry 'e8_h8_d1' failed") as error:
+        run_entry(device, "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+    assert error.value.where == package.model_path
+    with pytest.raises(CanetError, match="unknown entry 'e8_h8_d3'"):
+        run_entry(device, "e8_h8_d3", np.ones(LENGTH, np.int32), K)
+    for name, data in (
+        ("nothing", b"\0" * 999),
+        ("half", (world.package / "canet.onnx").read_bytes()[:5000]),
+    ):
+        (tmp_path / name).mkdir()
+        broken = world.copy(tmp_path / name)
+        (broken / "canet.onnx").write_bytes(data)
+        refresh(broken)
+        with pytest.raises(RuntimeFailure, match="the graph does not load"):
+            open_device(open_package(broken))
+
+
+def test_a_graph_without_its_inputs_is_refused(world: World, tmp_path: Path) -> None:
+    broken = world.copy(tmp_path)
+    interface = {"style": "one_graph", "route_input": "other_name"}
+    refresh(broken, interface=interface)
+    with pytest.raises(RuntimeFailure, match="does not have other_name"):
+        open_device(open_package(broken))
+
+
+def test_a_missing_toolkit_names_the_extra(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(CanetError, match="needs ONNX Runtime") as error:
+        open_device(open_package(world.package))
+    assert "canet-mobile[onnx]" in str(error.value)
+
+
+def test_parity_passes_and_a_changed_weight_is_exit_code_3(world: World, tmp_path: Path) -> None:
+    result = invoke(parity, world.package, "--run", world.run, "--json")
+    assert result.exit_code == 0, (result.exception, result.output)
+    passed = {check["name"]: check["passed"] for check in json.loads(result.stdout)["checks"]}
+    for name in ("weights", "golden", "numeric", "router", "overlap"):
+        assert passed[name], passed
+    spoiled = world.copy(tmp_path)
+    blob = bytearray((spoiled / "canet.ort").read_bytes())
+    integers = exported_job(open_package(spoiled), world.canet).integers
+    assert integers is not None
+    values = integers.tensors["supernet.item_table"].values.numpy()
+    data = (values.astype(np.int16) + 128).astype(np.uint8).tobytes()
+    assert blob.count(data) == 1
+    blob[blob.find(data) + 77] ^= 1
+    (spoiled / "canet.ort").write_bytes(bytes(blob))
+    refresh(spoiled)
+    result = invoke(parity, spoiled, "--run", world.run)
+    assert result.exit_code == 1  # click's; the command line turns the error into 3
+    assert getattr(result.exception, "exit_code", None) == 3
+    assert "canet.ort: supernet.item_table" in str(result.exception)
+
+
+@pytest.mark.parametrize("quantization", ["fp16", "int8"])
+def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path: Path) -> None:
+    out = exported(world.run, tmp_path / "plain", "--route", "e8_h16_d2", "--quantize", quantization)
+    package = open_package(out)
+    assert package.manifest["interface"] == {"style": "one_graph", "plain": True}
+    assert exported_job(package, world.canet).plain
+    device = open_device(package)
+    seq = np.arange(1, LENGTH + 1, dtype=np.int32)
+    assert run_router(device, seq)[0] == SPACE.id_of(SPACE.named("e8_h16_d2"))
+    assert len(run_entry(device, "e8_h16_d2", seq, K)[1]) == K
+    result = invoke(parity, out, "--run", world.run)
+    assert result.exit_code == 0, (result.exception, result.output)
+
+
+def test_some_routes_with_seen_items_excluded(world: World, tmp_path: Path) -> None:
+    options = ("--routes", "e8_h8_d1,e16_h8_d2", "--seen", "exclude")
+    out = exported(world.run, tmp_path / "some", *options)
+    package = open_package(out)
+    assert {row.route for row in package.golden} <= {0, 5}
+    assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
+    result = invoke(parity, out, "--run", world.run)
+    assert result.exit_code == 0, (result.exception, result.output)
+
+
+def test_replay_reports_latency_and_accuracy(world: World) -> None:
+    result = invoke(replay, world.package, "--run", world.run, "--json")
+    assert result.exit_code == 0, (result.exception, result.output)
+    report = json.loads(result.stdout)
+    assert report["agreement"]["router"] > 0.9
