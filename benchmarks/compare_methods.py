@@ -22,9 +22,10 @@ from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.evaluate.evaluation import evaluate_model
+from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json
 from canet_mobile.train.config import TrainConfig, apply
-from canet_mobile.train.run import Run, find_run, load_model, machine
+from canet_mobile.train.run import Run, find_run, load_model
 from canet_mobile.train.trainer import resume, train
 
 HERE = Path(__file__).parent
@@ -96,25 +97,7 @@ def main() -> None:
         data = dataset(data_name, Path(options.data_root) if options.data_root else None, options.work)
         run = trained(data, name, options.seed, options.work, options.threads)
         found = evaluate_model(load_model(run), data, "test", EVALUATED)
-        progress, routing = run.manifest["progress"], run.manifest["routing"]
-        write_json(
-            record,
-            {
-                "data": data_name,
-                "experiment": name,
-                "seed": options.seed,
-                "config": run.manifest["config"],
-                "counts": data.manifest["counts"],
-                "machine": machine(),
-                "epochs": progress["epoch"],
-                "best_epoch": progress["best_epoch"],
-                "stopped_by": progress["stopped_by"],
-                "training_seconds": round(progress["seconds"]),
-                "validation_ndcg10": progress["best_ndcg10"],
-                "routing": routing,
-                "evaluation": found,
-            },
-        )
+        write_json(record, make_record(name, run, data, found))
 
 
 if __name__ == "__main__":

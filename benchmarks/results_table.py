@@ -2,7 +2,8 @@
 
     python benchmarks/results_table.py
 
-Nothing is computed here: every figure stands in a record that compare_methods.py wrote.
+Nothing is computed here: every figure is that of a record, or the mean of its seeds, which compare_methods.py or
+`canet-mobile compare` wrote.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from typing import Any
 
 import tomllib
 
+from canet_mobile.compare.methods import known_methods
+from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.compare.tables import figure
+from canet_mobile.train.config import TrainConfig
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
+METHODS = known_methods(TrainConfig(), items=1000)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 HEADER = (
     "| method | paper MFLOPs | of full | NDCG@10 / Recall@10, seen kept | seen excluded "
@@ -26,9 +33,10 @@ HEADER = (
 INTRO = """# Results
 
 Leave-one-out, full catalogue, test users; chosen on validation. Costs are paper MFLOPs (2 × MACs) of the
-routes that argmax takes, the router included. One seed a row unless said; standard errors in the sentences are
-over users, not over seeds. A run that ended by `epochs` with its best epoch last had not converged: the time of
-two shared cores was the limit. Every row is a record in `benchmarks/results/`, made by
+routes that argmax takes, the router included. One seed a row, or means with ± their standard error over seeds;
+standard errors in the sentences are over users. A run that ended by `epochs` with its best epoch last had not
+converged: the time of two shared cores was the limit. Every row comes from records in `benchmarks/results/`, made
+by the first of these commands, or by `canet-mobile compare` (docs/compare.md):
 
     python benchmarks/compare_methods.py --data-root DIR
     python benchmarks/results_table.py
@@ -41,64 +49,84 @@ where DIR holds the public data sets named in `benchmarks/experiments.toml`. Wha
 """
 
 
-def records(data: str) -> dict[str, dict[str, Any]]:
-    """Seed-0 records of one data set by experiment."""
-    found = {}
-    for path in sorted((HERE / "results").glob(f"{data}.*.seed0.json")):
+def records(data: str) -> dict[str, list[dict[str, Any]]]:
+    """Records of one data set by experiment, each with its seeds; compared methods, SASRecs, then CANets."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((HERE / "results").glob(f"{data}.*.seed*.json")):
         record = json.loads(path.read_text())
-        found[record["experiment"]] = record
-    return found
+        found.setdefault(record["experiment"], []).append(record)
+    order = sorted(
+        found, key=lambda name: (name.startswith(("sasrec", "canet")), name.startswith("canet"), name)
+    )
+    return {name: sorted(found[name], key=lambda record: record["seed"]) for name in order}
 
 
-def pair(values: dict[str, Any]) -> str:
-    """NDCG@10 / Recall@10."""
-    return f"{values['ndcg@10']:.4f} / {values['recall@10']:.4f}"
+def pair(each: list[dict[str, Any]]) -> str:
+    """NDCG@10 / Recall@10, means over seeds with their standard errors."""
+    return " / ".join(
+        figure(over_seeds([values[name] for values in each])) for name in ("ndcg@10", "recall@10")
+    )
 
 
 def row(
-    name: str, cost: float | None, full: float, both: dict[str, Any], record: dict[str, Any] | None
+    name: str, cost: float | None, full: float, both: list[dict[str, Any]], seeds: list[dict[str, Any]]
 ) -> str:
-    """One line of a table."""
+    """One line of a table; no seeds for what is not trained."""
     spent = ("–", "–") if cost is None else (f"{cost:.1f}", f"{cost / full:.0%}")
-    ran = (
-        ("–", "–")
-        if record is None
-        else (f"{record['epochs']} ({record['best_epoch'] + 1})", record["stopped_by"])
-    )
-    return f"| {' | '.join((name, *spent, pair(both['keep']), pair(both['exclude']), *ran))} |\n"
+    ran = ("–", "–")
+    if seeds:
+        epochs = ", ".join(f"{record['epochs']} ({record['best_epoch'] + 1})" for record in seeds)
+        ran = (epochs, ", ".join(dict.fromkeys(record["stopped_by"] for record in seeds)))
+    figures = (pair([values[protocol] for values in both]) for protocol in ("keep", "exclude"))
+    return f"| {' | '.join((name, *spent, *figures, *ran))} |\n"
 
 
-def table(data: str, found: dict[str, dict[str, Any]]) -> str:
+def mean(values: list[float]) -> float:
+    """The mean of one figure per seed."""
+    return sum(values) / len(values)
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """The table of one data set."""
-    any_record = next(iter(found.values()))
+    any_record = next(iter(found.values()))[0]
     full = any_record["evaluation"]["costs"]["sasrec_full_paper_mflops"]
     floors = any_record["evaluation"]["floors"]
     text = HEADER
     for name, floor in (("popularity", floors["popularity"]), ("first-order Markov", floors["markov"])):
-        text += row(name, None, full, floor, None)
-    for name in sorted(found, key=lambda n: (not n.startswith("sasrec"), n)):
-        record, evaluation = found[name], found[name]["evaluation"]
-        text += row(title(name), evaluation["costs"]["paper_mflops"], full, evaluation["routed"], record)
-        routing = evaluation["routing"]
-        if routing is None:
+        text += row(name, None, full, [floor], [])
+    for name, seeds in found.items():
+        each = [record["evaluation"] for record in seeds]
+        cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
+        text += row(title(name, seeds[0]), cost, full, [evaluation["routed"] for evaluation in each], seeds)
+        routings = [evaluation["routing"] for evaluation in each]
+        if None in routings or not headline(name):
             continue
-        for label, reference in (
-            ("↳ random routing, same histogram", routing["random"]),
-            ("↳ best fixed route at that cost", routing["best_fixed"]),
+        for label, key in (
+            ("↳ random routing, same histogram", "random"),
+            ("↳ best fixed route at that cost", "best_fixed"),
         ):
-            cost = reference["keep"].get("paper_mflops", evaluation["costs"]["paper_mflops"])
-            text += row(label, cost, full, reference, None)
-        widest = evaluation["routes"][-1]
-        text += row(f"↳ largest route {widest['entry']}", widest["paper_mflops"], full, widest, None)
+            references = [routing[key] for routing in routings]
+            own = mean([reference["keep"].get("paper_mflops", cost) for reference in references])
+            text += row(label, own, full, references, [])
+        widest = [evaluation["routes"][-1] for evaluation in each]
+        text += row(f"↳ largest route {widest[0]['entry']}", widest[0]["paper_mflops"], full, widest, [])
     return text
 
 
-def title(name: str) -> str:
+def title(name: str, record: dict[str, Any]) -> str:
     """An experiment's name as the tables print it."""
     kind, _, rest = name.partition("-")
-    if kind == "canet":
-        return f"**CANet, {rest} recipe, routed**"
-    return "SASRec-full (128 × 8)" if rest == "full" else f"SASRec {rest.replace('x', ' × ')}"
+    if kind == "sasrec":
+        sizes = f"{record['config']['hidden'][0]} × {record['config']['depth'][0]}"
+        return f"SASRec-{rest} ({sizes})" if name in METHODS else f"SASRec {sizes}"
+    if headline(name):
+        return f"**CANet, {rest or 'default'} recipe, routed**"
+    return METHODS[name].title if name in METHODS else name
+
+
+def headline(name: str) -> bool:
+    """Whether an experiment is a CANet itself rather than one of its ablations."""
+    return name.startswith("canet") and (name not in METHODS or METHODS[name].group == "table")
 
 
 def section(data: str) -> str:
@@ -108,17 +136,21 @@ def section(data: str) -> str:
     missing = [name for name in planned if name not in found]
     if not found:
         return f"\n## {data}\n\nNot run.\n"
-    first = next(iter(found.values()))
+    first = next(iter(found.values()))[0]
     counts = first["counts"]
     text = f"\n## {data}\n\n{counts['users']:,} users, {counts['items']:,} items, "
     text += f"{counts['interactions']:,} interactions; {first['evaluation']['users']:,} test users; "
     text += f"L = {first['evaluation']['length']}; validation by seen={first['config']['seen']}.\n\n"
-    text += table(data, found)
-    for name, record in found.items():
-        if record["evaluation"]["routing"] is None:
+    text += table(found)
+    for name, seeds in found.items():
+        record = seeds[0]
+        if record["evaluation"]["routing"] is None or not headline(name):
             continue
         routing = record["evaluation"]["routing"]
-        text += f"\n{title(name)}: {routing['routes_used']} routes in use, the most used holds "
+        which = f", seed {record['seed']}" if len(seeds) > 1 else ""
+        text += (
+            f"\n{title(name, record)}{which}: {routing['routes_used']} routes in use, the most used holds "
+        )
         text += f"{routing['largest_share']:.0%} of users, normalised route entropy "
         text += f"{routing['normalised_entropy']:.2f}. " + " ".join(record["evaluation"]["verdict"]) + "\n"
     if missing:
@@ -131,15 +163,18 @@ def short(data: str) -> str:
     found = records(data)
     if not found:
         return ""
-    first = next(iter(found.values()))
+    first = next(iter(found.values()))[0]
     seen = first["config"]["seen"]
     markov = first["evaluation"]["floors"]["markov"][seen]
     full = first["evaluation"]["costs"]["sasrec_full_paper_mflops"]
     lines = f"| {data} (seen {seen}) | first-order Markov | – | {markov['ndcg@10']:.4f} |\n"
-    for name in sorted(found, key=lambda n: (not n.startswith("sasrec"), n)):
-        evaluation = found[name]["evaluation"]
-        cost = evaluation["costs"]["paper_mflops"]
-        lines += f"| | {title(name)} | {cost / full:.0%} | {evaluation['routed'][seen]['ndcg@10']:.4f} |\n"
+    for name, seeds in found.items():
+        if name in METHODS and METHODS[name].group != "table":
+            continue
+        each = [record["evaluation"] for record in seeds]
+        cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
+        accuracy = figure(over_seeds([evaluation["routed"][seen]["ndcg@10"] for evaluation in each]))
+        lines += f"| | {title(name, seeds[0])} | {cost / full:.0%} | {accuracy} |\n"
     return lines
 
 

@@ -35,7 +35,7 @@ from canet_mobile.replay.device import open_device, recommend, run_entry, run_ro
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import find_dataset
 from canet_mobile.replay.replay import replay
-from canet_mobile.train.run import find_run, load_model
+from canet_mobile.train.run import find_run, load_canet
 
 RESULTS = Path(__file__).parent / "results" / "targets"
 NOT_RUN_HERE = ("coreml",)  # off a Mac by a reference interpreter only
@@ -136,7 +136,7 @@ def accuracy(package: Package, run: Path, users: int) -> dict[str, Any]:
     """NDCG@10, agreement and overlap of the package beside PyTorch fp32, on test users."""
     found = find_run(run)
     queries = held_out(find_dataset(package, None, found), "test", limit=users)
-    report = replay(package, queries, reference=load_model(found))
+    report = replay(package, queries, reference=load_canet(found))
     return {
         "users": len(queries),
         "package": report["metrics"]["package"],

@@ -54,9 +54,9 @@ def evaluate(
 
     found = find_run(run)
     dataset = open_dataset(found, data)
-    canet = load_model(found)
+    model = load_model(found)
     with _progress() as report:
-        document = evaluate_model(canet, dataset, split, limit, routes=routes, report=report)  # type: ignore[arg-type]
+        document = evaluate_model(model, dataset, split, limit, routes=routes, report=report)  # type: ignore[arg-type]
     document["run"] = {"name": found.name, "checkpoint_sha256": found.checkpoint_sha256}
     saved = save_evaluation(found.directory, document)
     if out is not None:

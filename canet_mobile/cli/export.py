@@ -109,7 +109,7 @@ def export(
     from canet_export.package import ExportOptions, export_package, make_job, zip_package
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing
-    from canet_mobile.train.run import find_run, load_model, open_dataset
+    from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
     from canet_mobile.train.trainer import seen_protocol
 
     targets = find_targets(target)
@@ -118,13 +118,14 @@ def export(
         one.require_quantization(quantize)
         one.require_toolkit()
     found = find_run(run)
+    refuse_baseline(found)
     folders = _folders(targets, out, found.directory.name, quantize)
     for folder in folders.values():
         refuse_existing(folder, force=force)
         archive = _archive(folder)
         if as_zip and archive.exists() and not force:
             refuse_existing(archive, force=False)
-    canet = load_model(found)
+    canet = load_canet(found)
     dataset = open_dataset(found, data)
     options = ExportOptions(
         quantization=quantize,  # type: ignore[arg-type]

@@ -15,8 +15,9 @@ from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, CanetError, neares
 # that --help imports nothing.
 COMMANDS = {
     "data": "Import an interaction log; describe a data set.",
-    "train": "Train CANet or a plain SASRec.",
+    "train": "Train CANet, a plain SASRec or a compared method.",
     "evaluate": "Judge a run on held-out users, beside honest references.",
+    "compare": "Train and judge many methods on one data set, side by side.",
     "costs": "Print what every submodel of a routing space costs.",
     "export": "Turn a run into one package per phone runtime.",
     "inspect": "Tell what is inside a data set, run or package.",

@@ -58,7 +58,7 @@ class TrainReporter:
             f"validation NDCG@10 {found['ndcg10']:.4f}{' *' if record['best'] else ''}  "
             f"{found['mflops']:.1f} MFLOPs"
         )
-        if self.config.model == "canet":
+        if found["routes"] and self.config.model != "sasrec":
             top = sorted(found["routes"].items(), key=lambda item: -item[1])
             shares = ", ".join(f"{entry} {share:.0%}" for entry, share in top[:3])
             more = f" and {len(top) - 3} more" if len(top) > 3 else ""

@@ -17,7 +17,13 @@ NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably h
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Data set directory. Default: the embedded set."
 )
-@click.option("--model", default="canet", show_default=True, help="canet, or sasrec for the plain model.")
+@click.option(
+    "--model",
+    default="canet",
+    show_default=True,
+    metavar="NAME",
+    help="canet; sasrec; fpmc, gru4rec, nextitnet, skiprec, autodim; a variant: canet-u, sasrec-small, ...",
+)
 @click.option("--preset", default="default", show_default=True, help="default, quick, paper or long.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="TOML file of configuration keys."
@@ -56,6 +62,8 @@ def train(
       canet-mobile train --data shop --set epochs=12 --set batch=128
       canet-mobile train --data shop --preset paper        the paper's joint losses
       canet-mobile train --model sasrec --width 64 --depth 2
+      canet-mobile train --model gru4rec                   a compared method; see docs/baselines.md
+      canet-mobile train --model canet-u --preset paper    the paper's recipe without its uniform loss
       canet-mobile train --resume runs/latest
       torchrun --nproc-per-node 2 -m canet_mobile train    several processes (DDP)
     """
@@ -78,7 +86,7 @@ def train(
             preset=preset, model=model, file=config_file, settings=settings, width=width, depth=depth
         )
         dataset = _dataset(data)
-        directory = out or _free_name(RUNS, f"{dataset.name}-{_label(config)}")
+        directory = out or _free_name(RUNS, f"{dataset.name}-{_label(model, config)}")
         with TrainReporter(config) as reporter:
             run = trainer.train(config, dataset, directory, force=force, reporter=reporter)
     if not _is_main_process():
@@ -99,10 +107,10 @@ def _dataset(directory: Path | None) -> Any:
     return load_dataset(directory) if directory is not None else embedded_dataset()
 
 
-def _label(config: Any) -> str:
-    if config.model == "sasrec":
+def _label(name: str, config: Any) -> str:
+    if name == "sasrec":
         return f"sasrec-{config.hidden[0]}x{config.depth[0]}"
-    return f"canet-{config.recipe}"
+    return f"canet-{config.recipe}" if name == "canet" else name
 
 
 def _free_name(parent: Path, stem: str) -> Path:

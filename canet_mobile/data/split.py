@@ -76,12 +76,16 @@ def held_out(dataset: Dataset, split: Split, *, limit: int | None = None) -> Hel
 
 @dataclass(frozen=True)
 class Windows:
-    """Training rows: inputs ``items[start:end-1]``, targets one step later, at most ``length`` of each."""
+    """Training rows: inputs ``items[start:end-1]``, targets one step later, at most ``length`` of each.
+
+    Row n was cut from the history of number ``users[n]``.
+    """
 
     items: ItemIds
     starts: Ints
     ends: Ints
     length: int
+    users: Ints
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -117,7 +121,7 @@ def training_windows(dataset: Dataset, length: int, *, last: int | None = None) 
     number = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     ends = stop[owner] - number * length
     starts = np.maximum(ends - length - 1, begin[owner])
-    return Windows(dataset.items, starts, ends, length)
+    return Windows(dataset.items, starts, ends, length, owner)
 
 
 def length_buckets(sizes: Ints, batch: int, generator: np.random.Generator | None = None) -> Iterator[Ints]:

@@ -41,18 +41,66 @@ def paper_macs(items: int, length: int, route: Route, *, in_projection: bool = T
     return macs + length * route.embedding * hidden if in_projection else macs
 
 
+def table_mflops(macs: float) -> float:
+    """MFLOPs as Table III prints them: twice the MACs, which were already rounded to 3 decimals of a million.
+
+    That is why the last digit of a printed figure is even.
+    """
+    return round(2 * round(macs / _MEGA, 3), 3)
+
+
 def paper_mflops(items: int, length: int, route: Route) -> float:
     """MFLOPs of a route of the supernet by the paper's count, to 3 decimals, without the router."""
     return round(2 * paper_macs(items, length, route) / _MEGA, 3)
 
 
 def sasrec_paper_mflops(items: int, length: int, width: int = FULL_WIDTH, depth: int = FULL_DEPTH) -> float:
-    """MFLOPs of a plain SASRec as Table III prints them; the default is its SASRec-full.
+    """MFLOPs of a plain SASRec as Table III prints them; the default is its SASRec-full."""
+    return table_mflops(paper_macs(items, length, Route(width, width, depth), in_projection=False))
 
-    The table doubles MACs that were already rounded to 3 decimals of a million, so its last digit is even.
+
+def fpmc_paper_macs(items: int, width: int = FULL_WIDTH) -> int:
+    """MACs of FPMC: two products of ``width`` channels for every item."""
+    return 2 * width * items
+
+
+def gru4rec_paper_macs(items: int, length: int, width: int = FULL_WIDTH, hidden: int = 2 * FULL_WIDTH) -> int:
+    """MACs of GRU4Rec: h(V+1) and, at every position, two GRU layers without bias and the projection back.
+
+    A layer costs its two matrix products for three gates, and 7 elementwise operations a unit.
     """
-    macs = paper_macs(items, length, Route(width, width, depth), in_projection=False)
-    return round(2 * round(macs / _MEGA, 3), 3)
+    layers = [3 * hidden * (inside + hidden) + 7 * hidden for inside in (width, hidden)]
+    return width * (items + 1) + length * (sum(layers) + hidden * width)
+
+
+def nextitnet_paper_macs(items: int, length: int, width: int = FULL_WIDTH, blocks: int = FULL_DEPTH) -> int:
+    """MACs of NextItNet: h(V+1) and, at every position, 4 convolutions a block of 3 taps, bias counted."""
+    return width * (items + 1) + length * 4 * blocks * (3 * width + 1) * width
+
+
+def skiprec_paper_macs(items: int, length: int, width: int, depth: int, kept: int) -> int:
+    """MACs of SkipRec for a user who keeps ``kept`` of ``depth`` layers: a SASRec that deep, and the policy.
+
+    The policy network is as large as CANet's router and is counted like it, with two outputs a layer.
+    """
+    backbone = paper_macs(items, length, Route(width, width, kept), in_projection=False)
+    return backbone + router_paper_macs(length, 2 * depth)
+
+
+def autodim_paper_macs(
+    items: int, length: int, width: int, depth: int, mean_size: float, sizes: Iterable[int], *, tied: bool
+) -> float:
+    """MACs of AutoDim: a SASRec, and the projection of the input items from their own sizes.
+
+    Args:
+        items, length, width, depth: as for a plain SASRec.
+        mean_size: embedding size of an item, averaged over the catalogue.
+        sizes: the sizes there are; a tied classifier projects the state to each and scores at an item's own.
+        tied: whether items are scored with the item table.
+    """
+    plain = paper_macs(items, length, Route(width, width, depth), in_projection=False)
+    macs = plain + length * mean_size * width
+    return macs + (mean_size - width) * (items + 1) + width * sum(sizes) if tied else macs
 
 
 def router_paper_macs(length: int, routes: int) -> int:

@@ -6,7 +6,6 @@ The document is schemas/evaluation.schema.json; every command that quotes an acc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,22 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.popularity import head_users
 from canet_mobile.data.split import HeldOut, Split, held_out
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate import costs, routing
+from canet_mobile.evaluate import routing
 from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
 from canet_mobile.evaluate.metrics import METRICS, Ranks, Values, metric, summary
-from canet_mobile.evaluate.scoring import PROTOCOLS, TargetRanks, rank_all_routes, rank_targets, route_users
+from canet_mobile.evaluate.scoring import (
+    PROTOCOLS,
+    TargetRanks,
+    rank_all_routes,
+    rank_model,
+    rank_targets,
+    route_users,
+)
+from canet_mobile.evaluate.spent import Costs, method_costs
 from canet_mobile.evaluate.verdict import verdict
 from canet_mobile.files import write_json
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.schema import validate
 
 SCHEMA_VERSION = 1
@@ -33,7 +41,7 @@ Report = Callable[[str, int, int], None]  # stage, done, total
 
 
 def evaluate_model(
-    canet: Canet,
+    model: Model,
     dataset: Dataset,
     split: Split = "test",
     limit: int | None = None,
@@ -44,7 +52,8 @@ def evaluate_model(
     """Evaluate a model on a split under both seen protocols.
 
     Args:
-        canet: the model, in eval mode; without a router and with one route it is judged as a plain SASRec.
+        model: in eval mode. A CANet without a router and with one route is judged as a plain SASRec; a
+            compared method has neither routes nor a space.
         dataset: the data set it was trained on.
         split: ``test`` or ``validation``.
         limit: judge this many users, evenly spaced, instead of all.
@@ -58,26 +67,19 @@ def evaluate_model(
     Raises:
         CanetError: the model and the data set have different items.
     """
-    config = canet.supernet.config
-    if config.items != dataset.num_items:
+    size = model.supernet.config if isinstance(model, Canet) else model
+    if size.items != dataset.num_items:
         raise CanetError(
-            f"the model has {config.items} items, the data set {dataset.num_items}",
+            f"the model has {size.items} items, the data set {dataset.num_items}",
             where=dataset.directory,
             fix="evaluate on the data set the model was trained on",
         )
     queries = held_out(dataset, split, limit=limit)
-    route_ids = route_users(canet, queries)
-    every = _rank_every(canet, queries, f"{split}: every route", report) if routes == "all" else None
-    if every is None:
-        step = _stage("ranking", len(queries), report)
-        routed = rank_targets(canet.supernet, queries, route_ids, step)
+    if isinstance(model, Canet):
+        on_validation = held_out(dataset, "validation", limit=limit) if split != "validation" else None
+        routed, judged = _judge_canet(model, queries, split, on_validation, routes == "all", report)
     else:
-        routed = every[route_ids, np.arange(len(queries))]
-    chooser = every
-    if every is not None and split != "validation" and len(canet.space) > 1:
-        on_validation = held_out(dataset, "validation", limit=limit)
-        chooser = _rank_every(canet, on_validation, "validation: every route", report)
-    spent = _Costs.of(canet)
+        routed, judged = _judge_method(model, queries, report)
     floors = count_training(dataset)
     floor_ranks = {
         "popularity": popularity_ranks(floors, queries),
@@ -88,31 +90,66 @@ def evaluate_model(
         "kind": "evaluation",
         "created_by": f"canet-mobile {__version__}",
         "run": None,
-        "model": "sasrec" if canet.router is None else "canet",
         "dataset": {"name": dataset.name, "content_hash": dataset.content_hash},
         "split": split,
         "users": len(queries),
         "limit": limit,
-        "items": config.items,
-        "length": config.length,
-        "space": canet.space.to_json(),
+        "items": size.items,
+        "length": size.length,
         "routed": _both(routed),
         "floors": {
             name: _both(ranks) | {"difference": _difference(routed, ranks)}
             for name, ranks in floor_ranks.items()
         },
         "groups": _groups(dataset, queries, routed),
+        **judged,
+    }
+    return document | {"verdict": verdict(document)}
+
+
+def _judge_canet(
+    canet: Canet,
+    queries: HeldOut,
+    split: Split,
+    on_validation: HeldOut | None,
+    all_routes: bool,
+    report: Report | None,
+) -> tuple[TargetRanks, dict[str, Any]]:
+    """Ranks of a CANet or SASRec as routed, and what its document says of routes and costs."""
+    route_ids = route_users(canet, queries)
+    every = _rank_every(canet, queries, f"{split}: every route", report) if all_routes else None
+    if every is None:
+        step = _stage("ranking", len(queries), report)
+        routed = rank_targets(canet.supernet, queries, route_ids, step)
+    else:
+        routed = every[route_ids, np.arange(len(queries))]
+    chooser = every
+    if every is not None and on_validation is not None and len(canet.space) > 1:
+        chooser = _rank_every(canet, on_validation, "validation: every route", report)
+    spent = Costs.of(canet)
+    return routed, {
+        "model": "sasrec" if canet.router is None else "canet",
+        "space": canet.space.to_json(),
         "costs": spent.summary(route_ids),
         "routing": None if canet.router is None else _routing(route_ids, routed, every, chooser, spent),
         "routes": None if every is None else _route_rows(spent, route_ids, every),
     }
-    return document | {"verdict": verdict(document)}
+
+
+def _judge_method(
+    model: Recommender, queries: HeldOut, report: Report | None
+) -> tuple[TargetRanks, dict[str, Any]]:
+    """Ranks of a compared method, and what its document says of costs."""
+    routed = rank_model(model, queries, _stage("ranking", len(queries), report))
+    spent = method_costs(model, queries)
+    return routed, {"model": model.name, "space": None, "costs": spent, "routing": None, "routes": None}
 
 
 def save_evaluation(directory: Path, document: dict[str, Any]) -> Path | None:
     """Check a document and write it as ``evaluation-<split>.json`` into a run directory.
 
-    Only a whole evaluation (every user, every route) is kept there, so that a quick look never replaces it.
+    Only a whole evaluation (every user, and every route where there are routes) is kept there, so that a
+    quick look never replaces it.
 
     Returns:
         The file, or None when the evaluation is partial.
@@ -122,7 +159,8 @@ def save_evaluation(directory: Path, document: dict[str, Any]) -> Path | None:
     """
     path = directory / f"evaluation-{document['split']}.json"
     validate(document, "evaluation", where=path)
-    if document["limit"] is not None or document["routes"] is None:
+    routes_left_out = document["space"] is not None and document["routes"] is None
+    if document["limit"] is not None or routes_left_out:
         return None
     write_json(path, document)
     return path
@@ -169,58 +207,12 @@ def _groups(dataset: Dataset, queries: HeldOut, routed: TargetRanks) -> dict[str
     }
 
 
-@dataclass(frozen=True)
-class _Costs:
-    """Costs of a model's routes and router, MFLOPs."""
-
-    rows: list[dict[str, Any]]
-    router_paper: float
-    router_executed: float
-    full_paper: float
-    full_executed: float
-
-    @classmethod
-    def of(cls, canet: Canet) -> _Costs:
-        config, space = canet.supernet.config, canet.space
-        plain = canet.router is None
-        size = config.items, config.length
-        return cls(
-            rows=costs.route_costs(*size, space, in_projection=config.in_projection),
-            router_paper=0.0 if plain else costs.router_paper_mflops(config.length, len(space)),
-            router_executed=0.0 if plain else costs.router_executed_mflops(config.length, len(space)),
-            full_paper=costs.sasrec_paper_mflops(*size),
-            full_executed=costs.sasrec_executed_mflops(*size),
-        )
-
-    def column(self, name: str) -> Values:
-        return np.array([row[name] for row in self.rows], np.float64)
-
-    def average(self, route_ids: routing.Ints) -> tuple[float, float]:
-        """Average paper and executed MFLOPs of a request, router included."""
-        paper = self.column("paper_mflops")[route_ids].mean() + self.router_paper
-        executed = self.column("executed_mflops")[route_ids].mean() + self.router_executed
-        return round(float(paper), 3), round(float(executed), 3)
-
-    def summary(self, route_ids: routing.Ints) -> dict[str, float]:
-        paper, executed = self.average(route_ids)
-        return {
-            "paper_mflops": paper,
-            "executed_mflops": executed,
-            "router_paper_mflops": self.router_paper,
-            "router_executed_mflops": self.router_executed,
-            "sasrec_full_paper_mflops": self.full_paper,
-            "sasrec_full_executed_mflops": self.full_executed,
-            "paper_share_of_sasrec_full": round(paper / self.full_paper, 4),
-            "executed_share_of_sasrec_full": round(executed / self.full_executed, 4),
-        }
-
-
 def _routing(
     route_ids: routing.Ints,
     routed: TargetRanks,
     every: TargetRanks | None,
     chooser: TargetRanks | None,
-    spent: _Costs,
+    spent: Costs,
 ) -> dict[str, Any]:
     counts = routing.histogram(route_ids, len(spent.rows))
     result: dict[str, Any] = {
@@ -246,7 +238,7 @@ def _routing(
 
 
 def _best_fixed(
-    own: Ranks, values: dict[str, Values], quality: Values, budget: float, spent: _Costs
+    own: Ranks, values: dict[str, Values], quality: Values, budget: float, spent: Costs
 ) -> dict[str, Any]:
     paper = spent.column("paper_mflops")
     mixture = routing.best_fixed(paper, quality, budget)
@@ -267,7 +259,7 @@ def _means(values: dict[str, Values]) -> dict[str, float]:
     return {name: float(per_user.mean()) for name, per_user in values.items()}
 
 
-def _route_rows(spent: _Costs, route_ids: routing.Ints, every: TargetRanks) -> list[dict[str, Any]]:
+def _route_rows(spent: Costs, route_ids: routing.Ints, every: TargetRanks) -> list[dict[str, Any]]:
     counts = routing.histogram(route_ids, len(spent.rows))
     return [
         row | {"users": int(users)} | _both(every[number])

@@ -10,6 +10,14 @@ from canet_mobile.evaluate.verdict import mixture_name
 from canet_mobile.model.space import Route
 
 _SHOWN = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
+_OWN = {
+    "sasrec": "SASRec",
+    "fpmc": "FPMC",
+    "gru4rec": "GRU4Rec",
+    "nextitnet": "NextItNet",
+    "skiprec": "SkipRec",
+    "autodim": "AutoDim",
+}
 _HEADER = ["", *(f"{seen} {name}" for seen in ("keep", "excl") for name in ("N@10", "R@10", "N@20", "R@20"))]
 
 
@@ -33,7 +41,7 @@ def _row(name: str, both: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def evaluation_text(document: Mapping[str, Any]) -> str:
     """The whole evaluation document as text."""
     routing = document["routing"]
-    own = "SASRec" if routing is None else "routed"
+    own = _OWN.get(document["model"], "routed")
     rows = [_row(own, document["routed"])]
     rows += [_row(f"floor: {name}", both) for name, both in document["floors"].items()]
     notes = []
@@ -78,6 +86,8 @@ def _costs_text(costs: Mapping[str, float], routed: bool) -> str:
     for kind in ("paper", "executed"):
         full = costs[f"sasrec_full_{kind}_mflops"]
         share = costs[f"{kind}_share_of_sasrec_full"]
+        if share is None:  # a compared method has no exported graph
+            continue
         row = [kind, f"{costs[f'{kind}_mflops']:.3f}", f"{full:.3f}", f"{share:.1%}"]
         rows.append([*row, f"{costs[f'router_{kind}_mflops']:.3f}"] if routed else row)
     header = ["MFLOPs a request", "this model", "SASRec 8x128", "share"]

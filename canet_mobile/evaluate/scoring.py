@@ -22,6 +22,7 @@ from torch import Tensor
 from canet_mobile.data.split import HeldOut, length_buckets
 from canet_mobile.evaluate.metrics import MISS, Ranks
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.model.supernet import Supernet
 
 PROTOCOLS = ("keep", "exclude")
@@ -87,30 +88,33 @@ def rank_in_scores(scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor])
     return above, exclude
 
 
-def _rank_states(supernet: Supernet, states: Tensor, queries: HeldOut, rows: Ints) -> TargetRanks:
+def _rank_states(model: Supernet | Recommender, states: Tensor, queries: HeldOut, rows: Ints) -> TargetRanks:
     """Ranks from last-position states [B, h], in chunks of about ``SCORE_BYTES`` of scores."""
     device = states.device
     targets = torch.from_numpy(queries.targets[rows].astype(np.int64)).to(device)
     seen_rows, seen_items = (torch.from_numpy(part).to(device) for part in distinct_seen(queries, rows))
-    chunk = max(SCORE_ROWS, SCORE_BYTES // (4 * supernet.classifier_bias.numel()))
+    chunk = max(SCORE_ROWS, SCORE_BYTES // (4 * model.classifier_bias.numel()))
     ranks = TargetRanks.empty(len(rows))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         first, last = torch.searchsorted(seen_rows, torch.tensor([start, start + chunk], device=device))
         seen = seen_rows[first:last] - start, seen_items[first:last]
-        keep, exclude = rank_in_scores(supernet.scores(states[part]).float(), targets[part], seen)
+        keep, exclude = rank_in_scores(model.scores(states[part]).float(), targets[part], seen)
         ranks.keep[part], ranks.exclude[part] = keep.cpu().numpy(), exclude.cpu().numpy()
     return ranks
 
 
-def _batches(supernet: Supernet, queries: HeldOut, rows: Ints) -> Iterator[tuple[Ints, Tensor]]:
-    """Rows of similar history length with their inputs [B, T], leading pads cut."""
-    length = supernet.config.length
+def _batches(
+    model: Supernet | Recommender, queries: HeldOut, rows: Ints | None = None
+) -> Iterator[tuple[Ints, Tensor]]:
+    """Rows (None for all) of similar history length with their inputs [B, T], leading pads cut."""
+    length = model.config.length if isinstance(model, Supernet) else model.length
+    rows = np.arange(len(queries)) if rows is None else rows
     sizes = np.minimum(queries.ends[rows] - queries.starts[rows], length)
     for picked in length_buckets(sizes, BODY_ROWS):
         batch = rows[picked]
         inputs = torch.from_numpy(queries.inputs(batch, max(1, int(sizes[picked].max()))))
-        yield batch, inputs.to(supernet.classifier_bias.device)
+        yield batch, inputs.to(model.classifier_bias.device)
 
 
 @torch.inference_mode()
@@ -118,7 +122,7 @@ def route_users(canet: Canet, queries: HeldOut) -> Ints:
     """The route id of every query: argmax of the router, the lowest id on ties. [n] int64."""
     ids = np.zeros(len(queries), np.int64)
     if canet.router is not None:
-        for rows, inputs in _batches(canet.supernet, queries, np.arange(len(queries))):
+        for rows, inputs in _batches(canet.supernet, queries):
             ids[rows] = canet.route(inputs).cpu().numpy()
     return ids
 
@@ -163,7 +167,7 @@ def rank_all_routes(supernet: Supernet, queries: HeldOut, progress: Progress | N
     space = supernet.config.space
     ranks = TargetRanks.empty(len(space), len(queries))
     widths = [(e, h) for e in space.embedding for h in space.hidden]
-    for rows, inputs in _batches(supernet, queries, np.arange(len(queries))):
+    for rows, inputs in _batches(supernet, queries):
         for number, (embedding, hidden) in enumerate(widths):
             depths = supernet.sliced_depths(inputs, embedding, hidden, space.depth)
             for route_id, states in enumerate(depths, start=number * len(space.depth)):
@@ -172,3 +176,33 @@ def rank_all_routes(supernet: Supernet, queries: HeldOut, progress: Progress | N
         if progress is not None:
             progress(len(rows) * len(space))
     return ranks
+
+
+@torch.inference_mode()
+def rank_model(model: Model, queries: HeldOut, progress: Progress | None = None) -> TargetRanks:
+    """Rank every target as the model itself would: each user on the route, or the layers, it chooses. [n].
+
+    Args:
+        model: in eval mode.
+        queries: the split.
+        progress: called with the number of rows after each batch.
+    """
+    if isinstance(model, Canet):
+        return rank_targets(model.supernet, queries, route_users(model, queries), progress)
+    ranks = TargetRanks.empty(len(queries))
+    for rows, inputs in _batches(model, queries):
+        users = torch.from_numpy(queries.users[rows]).to(inputs.device)
+        found = _rank_states(model, model.last_states(inputs, users), queries, rows)
+        ranks.keep[rows], ranks.exclude[rows] = found.keep, found.exclude
+        if progress is not None:
+            progress(len(rows))
+    return ranks
+
+
+@torch.inference_mode()
+def request_mflops(model: Recommender, queries: HeldOut) -> NDArray[np.float64]:
+    """Paper MFLOPs of every query, [n]."""
+    costs = np.empty(len(queries))
+    for rows, inputs in _batches(model, queries):
+        costs[rows] = model.mflops(inputs)
+    return costs

@@ -138,7 +138,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
     Raises:
         CanetError: ``run_path`` is not a run, or holds another checkpoint.
     """
-    from canet_mobile.train.run import find_run, load_model
+    from canet_mobile.train.run import find_run, load_canet
 
     expected = package.manifest["checkpoint"]
     if run_path is None:
@@ -150,7 +150,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
             is_the_one = run.checkpoint_sha256 == expected["sha256"]
         except CanetError:  # another folder of that name, or a run that was begun anew
             return None
-        return (run, load_model(run)) if is_the_one else None
+        return (run, load_canet(run)) if is_the_one else None
     run = find_run(run_path)
     if run.checkpoint_sha256 != expected["sha256"]:
         raise CanetError(
@@ -159,7 +159,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
             where=run.directory,
             fix="pass the run the package was exported from, or export this run",
         )
-    return run, load_model(run)
+    return run, load_canet(run)
 
 
 def find_dataset(package: Package, data: Path | None, run: Run | None) -> Dataset:

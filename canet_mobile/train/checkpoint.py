@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from canet_mobile.baselines.autodim import AutoDim
+from canet_mobile.baselines.fpmc import FPMC
+from canet_mobile.baselines.gru4rec import GRU4Rec
+from canet_mobile.baselines.nextitnet import NextItNet
+from canet_mobile.baselines.skiprec import SkipRec
 from canet_mobile.errors import CanetError
 from canet_mobile.files import atomic_file
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model, Recommender, parts_of
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
 from canet_mobile.model.supernet import Supernet, SupernetConfig
 from canet_mobile.train.config import TrainConfig
 
+# (configuration, number of items, number of histories) -> an untrained method; keys are config.BASELINES.
+_METHODS: dict[str, Callable[[TrainConfig, int, int], Recommender]] = {
+    "fpmc": FPMC,
+    "gru4rec": GRU4Rec,
+    "nextitnet": NextItNet,
+    "skiprec": SkipRec,
+    "autodim": AutoDim,
+}
+
+
+def build_any(config: TrainConfig, items: int, users: int) -> Model:
+    """An untrained model or compared method of a configuration; the caller seeds PyTorch first.
+
+    Args:
+        config: what to build.
+        items: number of items V.
+        users: number of histories; only FPMC's size depends on it.
+    """
+    method = _METHODS.get(config.model)
+    return method(config, items, users) if method else build_model(config, items)
+
 
 def build_model(config: TrainConfig, items: int) -> Canet:
-    """An untrained model of a configuration; the caller seeds PyTorch first."""
+    """An untrained CANet or SASRec of a configuration; the caller seeds PyTorch first."""
     space = config.space
     sizes = SupernetConfig(
         items,
@@ -43,19 +71,20 @@ def identity(config: TrainConfig, dataset_hash: str) -> dict[str, str]:
     return {"format": "canet-mobile 1", "model": config.model, "space": space, "dataset": dataset_hash}
 
 
-def save_weights(path: Path, canet: Canet, header: dict[str, str]) -> None:
-    """Write all parameters atomically, in the names ``supernet.*`` and ``router.*``."""
+def save_weights(path: Path, model: Model, header: dict[str, str]) -> None:
+    """Write all tensors atomically: ``supernet.*`` and ``router.*``; ``model.*`` of a compared method."""
     from safetensors.torch import save_file
 
-    tensors = {f"supernet.{k}": v for k, v in canet.supernet.state_dict().items()}
-    if canet.router is not None:
-        tensors |= {f"router.{k}": v for k, v in canet.router.state_dict().items()}
-    tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
+    tensors = {
+        f"{part}.{name}": tensor.detach().float().cpu().contiguous()
+        for part, module in parts_of(model).items()
+        for name, tensor in module.state_dict().items()
+    }
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
-def load_weights(path: Path, canet: Canet, header: dict[str, str]) -> None:
+def load_weights(path: Path, model: Model, header: dict[str, str]) -> None:
     """Load parameters into a model built from the same configuration.
 
     Raises:
@@ -78,9 +107,8 @@ def load_weights(path: Path, canet: Canet, header: dict[str, str]) -> None:
                 where=path,
                 fix="use the checkpoint of this run",
             )
-    for prefix, module in (("supernet.", canet.supernet), ("router.", canet.router)):
-        if module is None:
-            continue
+    for part, module in parts_of(model).items():
+        prefix = f"{part}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             module.load_state_dict(state)

@@ -27,10 +27,12 @@ class TrainConfig:
     """Configuration of a run. Lengths in items, widths in channels, lr per step.
 
     Args:
-        model: ``canet``, or ``sasrec`` for the plain model (one route, no router).
+        model: ``canet``; ``sasrec`` for the plain model (one route, no router); or a compared method, which
+            is as large as the largest submodel of the routing space.
         recipe: ``sandwich`` (each batch trains the largest, the smallest and a random route, distilling),
             ``rows`` (each row of a batch trains one route), ``paper`` (Eq. 7-9 jointly).
-        embedding, hidden, depth: the routing space; a SASRec takes one width and one depth.
+        embedding, hidden, depth: the routing space; a SASRec takes one width and one depth, AutoDim searches
+            among the embedding sizes.
         length: input length L.
         windows: newest windows of each history to train on; 0 takes all.
         batch: rows per step and process.
@@ -49,7 +51,10 @@ class TrainConfig:
             (sandwich and rows; the paper's recipe cannot be told).
         escalate: at most this share of users leaves the smallest route (sandwich and rows).
         guide_k: the smallest submodel is enough for a user when it ranks the target within k (paper).
-        lambda_uniform, lambda_guide, tau: weights of Eq. 8 and 9; temperature of Eq. 6.
+        lambda_uniform, lambda_guide, tau: weights of Eq. 8 and 9; temperature of Eq. 6 (and of the other
+            Gumbel-softmaxes, SkipRec's and AutoDim's).
+        lambda_skip: weight of the share of layers kept (SkipRec).
+        search_epochs: epochs of the search for embedding sizes, before those of the training (AutoDim).
         max_minutes: stop training after this long; 0 for no limit. Such a run is marked as cut.
         seed: the same seed gives the same result on the same machine.
         precision: ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
@@ -84,6 +89,8 @@ class TrainConfig:
     lambda_uniform: float = 0.01
     lambda_guide: float = 0.01
     tau: float = 1.0
+    lambda_skip: float = 0.01
+    search_epochs: int = 1
     max_minutes: float = 0.0
     seed: int = 0
     precision: str = "auto"
@@ -111,6 +118,18 @@ class TrainConfig:
                 f"a SASRec's embedding {self.embedding[0]} must equal its hidden width {self.hidden[0]}",
                 fix="--width sets both",
             )
+        if self.model == "nextitnet" and self.embedding[-1] != self.hidden[-1]:
+            raise UsageError(
+                f"NextItNet has one width, not embedding {self.embedding[-1]} and hidden {self.hidden[-1]}",
+                fix=f"--set hidden={self.embedding[-1]}",
+            )
+        if self.model == "autodim" and len(self.embedding) < 2:
+            raise UsageError(
+                f"AutoDim needs at least two embedding sizes to choose from, not {list(self.embedding)}",
+                fix="--set embedding=64,96,128",
+            )
+        if self.model == "fpmc" and self.tied:
+            raise UsageError("FPMC has no classifier to tie", fix="--set tied=false")
 
     @property
     def space(self) -> RoutingSpace:
@@ -122,8 +141,9 @@ class TrainConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+BASELINES = ("fpmc", "gru4rec", "nextitnet", "skiprec", "autodim")
 _CHOICES = {
-    "model": ("canet", "sasrec"),
+    "model": ("canet", "sasrec", *BASELINES),
     "recipe": RECIPES,
     "router_table": ("shared", "own"),
     "seen": ("auto", "keep", "exclude"),
@@ -149,6 +169,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lambda_uniform": (0, 1e3),
     "lambda_guide": (0, 1e3),
     "tau": (1e-3, 1e3),
+    "lambda_skip": (0, 1e3),
+    "search_epochs": (1, 10**5),
     "max_minutes": (0, 10**6),
     "seed": (0, 2**31 - 1),
     "threads": (0, 4096),
@@ -160,6 +182,12 @@ _FIELDS = {field.name: field for field in fields(TrainConfig)}
 def presets() -> dict[str, dict[str, Any]]:
     """Name -> changed keys, from the file that ships beside this module."""
     return tomllib.loads((resources.files("canet_mobile.train") / "presets.toml").read_text("utf-8"))
+
+
+@cache
+def variants() -> dict[str, dict[str, Any]]:
+    """Name -> pinned keys of the paper's variants, from the file that ships beside this module."""
+    return tomllib.loads((resources.files("canet_mobile.train") / "variants.toml").read_text("utf-8"))
 
 
 def _typed(key: str, value: Any, where: object | None) -> Any:
@@ -219,18 +247,20 @@ def build_config(
     width: int | None = None,
     depth: int | None = None,
 ) -> TrainConfig:
-    """Defaults, then the preset, then the TOML file, then each ``key=value``; a later one wins.
+    """Defaults, then the preset, the model, the TOML file, and each ``key=value``; a later one wins.
 
     Args:
         preset: a name in presets.toml.
-        model: ``canet`` or ``sasrec``.
+        model: a value of ``TrainConfig.model``, or a name in variants.toml.
         file: TOML with keys of :class:`TrainConfig`.
         settings: ``key=value`` strings.
-        width, depth: size of a SASRec (default 128 × 8); refused for a CANet.
+        width, depth: size of a SASRec (default 128 × 8); refused for any other model.
     """
     if preset not in presets():
         raise unknown_name("preset", preset, presets())
-    changes: dict[str, Any] = {"model": model}
+    if model not in (*_CHOICES["model"], *variants()):
+        raise unknown_name("model", model, (*_CHOICES["model"], *variants()))
+    changes: dict[str, Any] = variants().get(model, {"model": model})
     if model == "sasrec":
         changes |= {"embedding": [width or 128], "hidden": [width or 128], "depth": [depth or 8]}
     elif width is not None or depth is not None:
@@ -238,7 +268,7 @@ def build_config(
             "--width and --depth size a SASRec",
             fix="add --model sasrec, or --set hidden=64,96 --set depth=2,4",
         )
-    config = apply(TrainConfig(), changes | presets()[preset])
+    config = apply(TrainConfig(), presets()[preset] | changes)
     if file is not None:
         config = apply(config, _read_toml(file), where=file)
     return apply(config, _parse_settings(settings), where="--set")

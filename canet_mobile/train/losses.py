@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canet_mobile.model.recommender import Classifier
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet
 
@@ -40,7 +41,10 @@ class _CatalogueLoss(torch.autograd.Function):
         rows = min(len(targets), max(LEAST_ROWS, CHUNK_SCORES[device] // len(weight)))
         # Fresh memory for every chunk would cost a fifth of the time in page faults.
         raw = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
-        kept = [torch.empty(rows, len(weight), device=weight.device) for _ in range(min(2, len(states)))]
+        kept = [
+            torch.empty(rows, len(weight), dtype=torch.float32, device=weight.device)
+            for _ in range(min(2, len(states)))
+        ]
 
         def log_softmax(n: int, part: slice) -> Tensor:
             state = low_states[n][part]
@@ -84,11 +88,11 @@ class _CatalogueLoss(torch.autograd.Function):
         return grad_weight * grad, grad_bias * grad, None, *(g * grad for g in grad_states)
 
 
-def catalogue_loss(net: Supernet, states: Tensor, targets: Tensor) -> Tensor:
+def catalogue_loss(net: Classifier, states: Tensor, targets: Tensor) -> Tensor:
     """L_SR (Eq. 7): cross-entropy over the full catalogue, summed over rows.
 
     Args:
-        net: the supernet, whose classifier scores the states.
+        net: the supernet or another classifier, which scores the states.
         states: [N, h], h any prefix of the hidden width.
         targets: item ids [N] int64.
 
@@ -98,7 +102,7 @@ def catalogue_loss(net: Supernet, states: Tensor, targets: Tensor) -> Tensor:
     return sandwich_loss(net, [states], targets)[0]
 
 
-def sandwich_loss(net: Supernet, states: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+def sandwich_loss(net: Classifier, states: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the first submodel, the teacher; half of it and half distillation for the others.
 
     In-place distillation (the sandwich rule of slimmable networks): students learn from the teacher's scores

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model
 from canet_mobile.model.router import sample_routes
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.losses import catalogue_loss, easy_users, guide_loss, sandwich_loss, uniform_loss
@@ -85,16 +86,23 @@ class Objective(nn.Module):
     what the uninterrupted one would have drawn, without saving any generator.
     """
 
-    def __init__(self, canet: Canet, config: TrainConfig) -> None:
+    def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
-        self.supernet, self.router = canet.supernet, canet.router
-        # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
-        if config.recipe != "paper" or config.model == "sasrec":
-            self.router = None
-        self.canet, self.config = canet, config
-        self.step = plain if config.model == "sasrec" else OBJECTIVES[config.recipe]
+        self.model, self.config = model, config
+        if isinstance(model, Canet):
+            # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
+            self.supernet, self.router = model.supernet, model.router if config.recipe == "paper" else None
+        self.recipe = plain if config.model == "sasrec" else OBJECTIVES[config.recipe]
 
-    def forward(self, seq: Tensor, targets: Tensor, seed: int) -> Parts:
-        """Loss parts of one batch; ``loss`` is the one to minimise. seq and targets [B, T] int64."""
+    def forward(self, seq: Tensor, targets: Tensor, seed: int, users: Tensor | None = None) -> Parts:
+        """Loss parts of one batch; ``loss`` is the one to minimise.
+
+        Args:
+            seq, targets: item ids [B, T] int64.
+            seed: of the step.
+            users: numbers of the histories [B] int64; only a method with factors per user needs them.
+        """
         torch.manual_seed(seed)
-        return self.step(self.canet, self.config, seq, targets)
+        if isinstance(self.model, Canet):
+            return self.recipe(self.model, self.config, seq, targets)
+        return self.model.loss(seq, targets, torch.zeros_like(seq[:, 0]) if users is None else users)

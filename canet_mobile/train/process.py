@@ -12,8 +12,14 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from canet_mobile.errors import CanetError
+from canet_mobile.errors import EXIT_INTERRUPTED, CanetError
 from canet_mobile.train.config import TrainConfig
+
+
+class Interrupted(CanetError):
+    """Ctrl-C or SIGTERM; the state was saved and the run can be resumed."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 def launch(config: TrainConfig) -> Fabric:

@@ -26,9 +26,10 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import MANIFEST, atomic_file, read_json, refuse_existing, verify_files, write_json
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model
 from canet_mobile.schema import validate
-from canet_mobile.train.checkpoint import build_model, identity, load_weights
-from canet_mobile.train.config import TrainConfig, apply
+from canet_mobile.train.checkpoint import build_any, identity, load_weights
+from canet_mobile.train.config import BASELINES, TrainConfig, apply
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -49,7 +50,7 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """``canet`` or ``sasrec``."""
+        """``canet``, ``sasrec`` or a compared method."""
         return self.manifest["config"]["model"]
 
     @property
@@ -113,6 +114,7 @@ def new_run(directory: Path, config: TrainConfig, dataset: Dataset, *, force: bo
             "directory": str(dataset.directory.resolve()),
             "content_hash": dataset.content_hash,
             "items": dataset.num_items,
+            "histories": dataset.num_histories,
         },
         "machine": machine(),
         "progress": {
@@ -205,8 +207,8 @@ def open_dataset(run: Run, override: Path | None = None) -> Dataset:
     return dataset
 
 
-def load_model(run: Run) -> Canet:
-    """The finished model in eval mode on the CPU, its checksum verified first.
+def load_model(run: Run) -> Model:
+    """The finished model or compared method in eval mode on the CPU, its checksum verified first.
 
     Raises:
         CanetError: the run is unfinished, or its checkpoint is truncated, altered or of another space.
@@ -214,6 +216,34 @@ def load_model(run: Run) -> Canet:
     entry = run._finished()
     verify_files(run.directory, [entry])
     config = run.config
-    canet = build_model(config, run.manifest["dataset"]["items"])
-    load_weights(run.directory / entry["name"], canet, identity(config, run.dataset_hash))
-    return canet.eval()
+    dataset = run.manifest["dataset"]
+    model = build_any(config, dataset["items"], dataset.get("histories", 0))
+    load_weights(run.directory / entry["name"], model, identity(config, run.dataset_hash))
+    model.eval()
+    return model
+
+
+def load_canet(run: Run) -> Canet:
+    """The finished CANet or SASRec: what packages are made from and checked against.
+
+    Raises:
+        CanetError: the run is of a compared method, which has no package; or as :func:`load_model`.
+    """
+    refuse_baseline(run)
+    model = load_model(run)
+    assert isinstance(model, Canet)
+    return model
+
+
+def refuse_baseline(run: Run) -> None:
+    """Refuse a run that cannot become a package.
+
+    Raises:
+        CanetError: the run is of a compared method.
+    """
+    if run.model_name in BASELINES:
+        raise CanetError(
+            f"is a {run.model_name} run; only canet and sasrec can be exported",
+            where=run.directory,
+            fix="name a run of canet or sasrec; a compared method is there to be evaluated",
+        )

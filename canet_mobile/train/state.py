@@ -11,7 +11,7 @@ import torch
 
 from canet_mobile.errors import CanetError
 from canet_mobile.files import atomic_file, describe_files
-from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model
 from canet_mobile.train.checkpoint import (
     identity,
     load_trainer_state,
@@ -68,13 +68,13 @@ class LoopState:
 class Store:
     """Checkpoints of one run. Files are named by step; the manifest, written last, says which ones count."""
 
-    def __init__(self, run: Run, canet: Canet, config: TrainConfig) -> None:
-        self.run, self.canet, self.header = run, canet, identity(config, run.dataset_hash)
+    def __init__(self, run: Run, model: Model, config: TrainConfig) -> None:
+        self.run, self.model, self.header = run, model, identity(config, run.dataset_hash)
 
-    def weights(self, role: str, step: int, canet: Canet | None = None) -> None:
+    def weights(self, role: str, step: int, model: Model | None = None) -> None:
         """Write the model's weights as the run's ``best``, ``last`` or finished ``model``."""
         name = "model.safetensors" if role == "model" else f"{role}-{step}.safetensors"
-        save_weights(self.run.directory / name, canet or self.canet, self.header)
+        save_weights(self.run.directory / name, model or self.model, self.header)
         self._point(role, name)
 
     def trainer(self, state: LoopState, optimizer: torch.optim.Optimizer, processes: int) -> None:
@@ -86,7 +86,7 @@ class Store:
 
     def load(self, role: str) -> None:
         """Load weights into the model."""
-        load_weights(self._path(role), self.canet, self.header)
+        load_weights(self._path(role), self.model, self.header)
 
     def load_trainer(self, processes: int) -> tuple[LoopState, dict[str, Any]]:
         """The loop state and the optimizer's state dict.

@@ -14,16 +14,17 @@ from lightning_fabric import Fabric
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets, training_windows
-from canet_mobile.errors import EXIT_INTERRUPTED, CanetError
+from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
-from canet_mobile.train.checkpoint import build_model
+from canet_mobile.model.recommender import parts_of
+from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
-from canet_mobile.train.process import agreed, launch, stop_signals
-from canet_mobile.train.routing import fit_router
+from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
+from canet_mobile.train.stages import search_sizes, settle_routing
 from canet_mobile.train.state import LoopState, Store
-from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
+from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
 RARE_REPEATS = 0.01  # below this share of returning users, an app would not show an item twice
@@ -53,12 +54,6 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
-
-
-class Interrupted(CanetError):
-    """Ctrl-C or SIGTERM; the state was saved and the run can be resumed."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -166,30 +161,25 @@ def epoch_batches(windows: Windows, config: TrainConfig, epoch: int, fabric: Fab
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
     config = run.config
     torch.manual_seed(config.seed)
-    canet = build_model(config, dataset.num_items)
-    store, state, optimizer_state = Store(run, canet, config), LoopState(), None
-    if "trainer" in run.manifest["checkpoints"]:
-        store.load("last")
-        state, optimizer_state = store.load_trainer(fabric.world_size)
-    for module in (canet.supernet, canet.router):
-        if module is not None:
-            module.to(fabric.device)
-    objective = Objective(canet, config)
-    optimizer: Any = torch.optim.Adam(objective.parameters(), config.lr, fused=True)
-    if optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
-    step: Any = torch.compile(objective) if config.compile else objective
-    step, optimizer = fabric.setup(step, optimizer)
-    session = _Session(
-        fabric,
-        config,
-        store,
-        state,
-        training_windows(dataset, config.length, last=config.windows or None),
-        held_out(dataset, "validation", limit=config.validation_users or None),
-        reporter,
-    )
+    store = Store(run, build_any(config, dataset.num_items, dataset.num_histories), config)
+    state, optimizer_state = LoopState(), None
+    windows = training_windows(dataset, config.length, last=config.windows or None)
     with stop_signals() as flag:
+        if "trainer" in run.manifest["checkpoints"]:
+            store.load("last")
+            state, optimizer_state = store.load_trainer(fabric.world_size)
+        elif config.model == "autodim":
+            store.model = search_sizes(fabric, store, state, config, dataset, windows, reporter, flag)
+        for module in parts_of(store.model).values():
+            module.to(fabric.device)
+        objective = Objective(store.model, config)
+        optimizer: Any = torch.optim.Adam(objective.parameters(), config.lr, fused=True)
+        if optimizer_state is not None:
+            optimizer.load_state_dict(optimizer_state)
+        step: Any = torch.compile(objective) if config.compile else objective
+        step, optimizer = fabric.setup(step, optimizer)
+        queries = held_out(dataset, "validation", limit=config.validation_users or None)
+        session = _Session(fabric, config, store, state, windows, queries, reporter)
         while state.epoch < config.epochs and state.stopped_by is None:
             _epoch(session, step, optimizer, flag)
             _end_of_epoch(session)
@@ -209,7 +199,8 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, config.epochs * len(batches))
         seed = (config.seed * 1_000_003 + state.step) * fabric.world_size + fabric.global_rank
-        parts = step(seq, targets.long(), seed)
+        users = torch.from_numpy(session.windows.users[batch]).to(fabric.device)
+        parts = step(seq, targets.long(), seed, users)
         fabric.backward(parts["loss"])
         fabric.clip_gradients(step, optimizer, max_norm=config.clip, error_if_nonfinite=False)
         optimizer.step()
@@ -248,7 +239,7 @@ def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> N
 def _end_of_epoch(session: _Session) -> None:
     """Validate, remember the best, decide whether to go on."""
     config, state, store = session.config, session.state, session.store
-    found = validate_routed(store.canet, config, session.queries, fitted=config.recipe == "paper")
+    found = validate_routed(store.model, config, session.queries, fitted=config.recipe == "paper")
     better = state.best_ndcg10 is None or found.ndcg10 > state.best_ndcg10
     record = {
         "epoch": state.epoch,
@@ -278,22 +269,14 @@ def _end_of_epoch(session: _Session) -> None:
 
 def _finish(session: _Session) -> Run:
     """Take the best weights, fit the router where the recipe leaves that to the end, write the model."""
-    config, store, queries = session.config, session.store, session.queries
+    config, store = session.config, session.store
     if session.writes:
         store.load("best")
-        canet = store.canet
-        routing: dict[str, Any] | None = None
-        if canet.router is not None:
-            routing = {"rule": "joint Gumbel-softmax (paper Eq. 5-9)"}
-            if config.recipe != "paper":
-                session.reporter.note("fitting the router to the smallest route's entropy")
-                canet, routing = fit_router(canet, config, session.windows, queries)
-            final = validate_routed(canet, config, queries, fitted=True)
-            routing["validation"] = final.to_json()
-            for warning in warnings_of(final, config, None) + budget_warning(routing, config):
-                session.reporter.note(f"warning: {warning}")
+        model, routing = settle_routing(
+            store.model, config, session.windows, session.queries, session.reporter
+        )
         store.run.manifest["routing"] = routing
-        store.weights("model", session.state.step, canet)
+        store.weights("model", session.state.step, model)
         store.forget_training()
         store.commit(session.state, "finished")
     session.fabric.barrier()

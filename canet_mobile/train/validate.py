@@ -10,8 +10,9 @@ import torch
 
 from canet_mobile.data.split import HeldOut
 from canet_mobile.evaluate.metrics import ndcg
-from canet_mobile.evaluate.scoring import rank_targets, route_users
+from canet_mobile.evaluate.scoring import rank_model, rank_targets, request_mflops, route_users
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.routing import average_mflops, choose_ladder, user_entropies
 
@@ -26,7 +27,8 @@ class Validation:
     Args:
         ndcg10: mean NDCG@10 under the run's seen protocol.
         mflops: average paper MFLOPs of the routes taken, router included; never of sampled routes.
-        routes: entry -> share of users, only routes in use.
+        routes: entry -> share of users, only routes in use; the costs in use of a compared method, if there
+            are several.
         router_entropy: mean entropy of p(route | user) in nats, None without a trained router.
     """
 
@@ -38,24 +40,26 @@ class Validation:
     @property
     def largest_share(self) -> float:
         """Share of users on the most used route."""
-        return max(self.routes.values())
+        return max(self.routes.values(), default=1.0)
 
     def to_json(self) -> dict[str, Any]:
         """For metrics.jsonl."""
         return {**vars(self), "largest_share": self.largest_share}
 
 
-def validate_routed(canet: Canet, config: TrainConfig, queries: HeldOut, *, fitted: bool) -> Validation:
+def validate_routed(canet: Model, config: TrainConfig, queries: HeldOut, *, fitted: bool) -> Validation:
     """Validate with each user on the route they will get.
 
     Args:
-        canet: in any mode; left in eval mode.
+        canet: in any mode; left in eval mode. A compared method has no routes but decides for itself.
         config: the run's configuration.
         queries: validation queries.
         fitted: the router is trained (recipe ``paper``, or after it was distilled). Before that, users are
             ordered by the smallest route's entropy, the rule that the router will learn.
     """
     canet.eval()
+    if not isinstance(canet, Canet):
+        return _validate_method(canet, config, queries)
     net, space = canet.supernet, canet.space
     entropy: float | None = None
     if canet.router is None or fitted:
@@ -69,6 +73,15 @@ def validate_routed(canet: Canet, config: TrainConfig, queries: HeldOut, *, fitt
     counts = np.bincount(route_ids, minlength=len(space)) / len(queries)
     routes = {route.entry: float(share) for route, share in zip(space, counts, strict=True) if share}
     return Validation(ndcg10, average_mflops(config, net.config.items, route_ids), routes, entropy)
+
+
+def _validate_method(model: Recommender, config: TrainConfig, queries: HeldOut) -> Validation:
+    ndcg10 = float(ndcg(rank_model(model, queries).under(config.seen), 10).mean())
+    costs = request_mflops(model, queries)
+    values, counts = np.unique(costs, return_counts=True)
+    shares = zip(values, counts / len(costs), strict=True)
+    routes = {f"{value:.3f} MFLOPs": float(share) for value, share in shares} if len(values) > 1 else {}
+    return Validation(ndcg10, round(float(costs.mean()), 3), routes, None)
 
 
 @torch.no_grad()

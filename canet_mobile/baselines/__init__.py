@@ -1,0 +1,1 @@
+"""The methods the paper compares CANet with, one module each (paper IV-A)."""

@@ -1,0 +1,250 @@
+"""The compared methods by their names in the paper, and how much work a preset gives each of them.
+
+A method is the keys of :class:`TrainConfig` it pins; everything else (length, epochs, learning rate, ...) is
+the same for all methods of a comparison. Sizes follow from the routing space, so that a changed space changes
+the baselines with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from canet_mobile.errors import UsageError, unknown_name
+from canet_mobile.evaluate.costs import sasrec_paper_mflops
+from canet_mobile.train.config import TrainConfig, apply, build_config, variants
+
+SAME = "sasrec-same"  # its size is known only when CANet's runs are done
+SAME = "sasrec-same"  # its size is known only when CANet's runs are done
+PAPER = {"model": "canet", "recipe": "paper", "router_table": "own"}
+GROUPS = {
+    "table": "the methods of the paper's Table III, and the default recipe",
+    "losses": "CANet without its uniform loss, its guide loss, and both (Fig. 4)",
+    "spaces": "routing over depth alone and over embedding size alone (Fig. 5)",
+    "granularity": "a coarser and a finer routing space (Fig. 7)",
+}
+_SIZED = re.compile(r"sasrec-(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the comparison.
+
+    Args:
+        name: how --models and the records call it.
+        title: how tables print it.
+        group: a key of :data:`GROUPS`.
+        pins: configuration keys that make it this method.
+        about: what it is, one sentence.
+    """
+
+    name: str
+    title: str
+    group: str
+    pins: Mapping[str, Any]
+    about: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much work each method gets.
+
+    Args:
+        changes: configuration keys, the same for every method.
+        limit: test users to judge, evenly spaced; None for all.
+        about: what it is for.
+    """
+
+    changes: Mapping[str, Any]
+    limit: int | None
+    about: str
+
+
+PRESETS = {
+    "quick": Preset(
+        {"windows": 2, "epochs": 4, "batch": 48, "lr": 4e-3, "validation_users": 1000},
+        2000,
+        "every method once within the hour on two cores and a small data set; most runs are cut short",
+    ),
+    "default": Preset({}, 25_000, "`train`'s own defaults; a small data set in a CPU afternoon"),
+    "paper": Preset(
+        {"epochs": 100, "patience": 10, "batch": 256, "lr": 1e-3, "validation_users": 0},
+        None,
+        "the paper's learning rate, until validation stops improving; for a GPU",
+    ),
+}
+
+
+def typed_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The keys that ``key=value`` strings change, with values of their type.
+
+    Raises:
+        UsageError: a key does not exist, a value is out of range, or the method itself decides the key.
+    """
+    names = [setting.partition("=")[0].strip() for setting in settings]
+    for name in names:
+        if name in ("model", "seed"):
+            fix = {"model": "--models", "seed": "--seeds N runs seeds 0 to N - 1"}[name]
+            raise UsageError(f"{name} is not the same for all methods", where="--set", fix=fix)
+    typed = build_config(settings=tuple(settings)).to_json()
+    return {name: typed[name] for name in names}
+
+
+def base_config(preset: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """What all methods share: defaults, then the preset, then ``--set``.
+
+    Raises:
+        UsageError: the preset, a key or a value does not exist.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    return apply(TrainConfig(), {**PRESETS[preset].changes, **settings}, where="--set")
+
+
+def method_config(method: Method, base: TrainConfig, seed: int) -> TrainConfig:
+    """The configuration of one run.
+
+    Raises:
+        UsageError: this version does not know the method's model, or its sizes do not go together.
+    """
+    return apply(base, {**method.pins, "seed": seed}, where=method.name)
+
+
+def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
+    """Every named method, in the order of the tables.
+
+    Args:
+        base: the shared configuration; its routing space gives the sizes, its budget SASRec-small's.
+        items: number of items, on which costs depend.
+    """
+    widest, deepest = base.hidden[-1], base.depth[-1]
+    table = [
+        Method(
+            "fpmc",
+            "FPMC",
+            "table",
+            {"model": "fpmc", "tied": False},
+            "factorised first-order Markov chain (BPR)",
+        ),
+        Method("gru4rec", "GRU4Rec", "table", {"model": "gru4rec"}, "two GRU layers"),
+        Method("nextitnet", "NextItNet", "table", {"model": "nextitnet"}, "dilated causal convolutions"),
+        _sasrec("sasrec-full", "SASRec-full", widest, deepest, "as large as the largest submodel"),
+        _small(base, items),
+        Method(SAME, "SASRec-same", "table", {}, "as dear as CANet turned out to be"),
+        Method(
+            SAME, "SASRec-same", "table", {}, "the plain SASRec nearest in cost to what CANet turns out to be"
+        ),
+        Method("skiprec", "SkipRec", "table", {"model": "skiprec"}, "skips layers of SASRec-full per user"),
+        Method("autodim", "AutoDim", "table", {"model": "autodim"}, "one embedding size per item"),
+        Method(
+            "canet-paper", "CANet, paper's recipe", "table", PAPER, "Eq. 7-9, supernet and router jointly"
+        ),
+        Method("canet", "CANet, default recipe", "table", {"model": "canet"}, "the recipe `train` uses"),
+    ]
+    return {method.name: method for method in (*table, *_losses(), *_spaces(base), *_granularity(base))}
+
+
+def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
+    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH``; each once, in table order.
+
+    Raises:
+        UsageError: a name does not exist; or sasrec-same is asked for without canet.
+    """
+    known = known_methods(base, items)
+    chosen: dict[str, Method] = {}
+    for name in names:
+        sized = _SIZED.fullmatch(name)
+        if name == "all":
+            chosen |= known
+        elif name in GROUPS:
+            chosen |= {key: method for key, method in known.items() if method.group == name}
+        elif sized:
+            width, depth = (int(part) for part in sized.groups())
+            chosen[name] = _sasrec(name, f"SASRec {width} × {depth}", width, depth, "a plain SASRec")
+        elif name in known:
+            chosen[name] = known[name]
+        else:
+            raise unknown_name("method", name, [*known, *GROUPS, "all", "sasrec-64x2"], where="--models")
+    if SAME in chosen and "canet" not in chosen:
+        raise UsageError(f"{SAME} takes its cost from canet", where="--models", fix="add canet to --models")
+    order = {name: number for number, name in enumerate(known)}
+    return sorted(chosen.values(), key=lambda method: order.get(method.name, len(order)))
+
+
+def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method:
+    pins = {"model": "sasrec", "embedding": [width], "hidden": [width], "depth": [depth]}
+    return Method(name, title, "table", pins, f"{depth} blocks of width {width}, {about}")
+
+
+def _small(base: TrainConfig, items: int) -> Method:
+    """The plain SASRec whose cost lies nearest to what the budget lets CANet spend."""
+    wanted = base.budget * sasrec_paper_mflops(items, base.length, base.hidden[-1], base.depth[-1])
+    width, depth = _nearest_size(base, items, wanted)
+    title = f"SASRec-small ({width} × {depth})"
+    return _sasrec("sasrec-small", title, width, depth, "about as dear as CANet may become")
+
+
+def same_cost(base: TrainConfig, items: int, wanted: float) -> Method:
+    """``sasrec-same`` once CANet's cost is known, in paper MFLOPs."""
+    width, depth = _nearest_size(base, items, wanted)
+    return _sasrec(SAME, f"SASRec-same ({width} × {depth})", width, depth, "about as dear as CANet is")
+
+
+def _nearest_size(base: TrainConfig, items: int, wanted: float) -> tuple[int, int]:
+    """Width and depth, within the routing space's widths and up to its depth."""
+    sizes = [(width, depth) for width in base.hidden for depth in range(1, base.depth[-1] + 1)]
+    return min(sizes, key=lambda size: abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
+
+
+def _losses() -> list[Method]:
+    """Fig. 4: the minus sign takes a loss away."""
+    without = {"canet-u": "the uniform loss", "canet-g": "the guide loss", "canet-ug": "either loss"}
+    return [
+        Method(
+            name,
+            name.replace("canet", "CANet"),
+            "losses",
+            {"model": "canet", **variants()[name]},
+            f"paper's recipe without {what}",
+        )
+        for name, what in without.items()
+    ]
+
+
+def _spaces(base: TrainConfig) -> list[Method]:
+    wide, deep = [base.hidden[-1]], [base.depth[-1]]
+    depth = {"embedding": [base.embedding[-1]], "hidden": wide, "depth": range(1, deep[0] + 1)}
+    embedding = {"embedding": base.embedding, "hidden": wide, "depth": deep}
+    return [
+        Method("canet-depth", "CANet, depth only", "spaces", _space(depth), "every depth at full width"),
+        Method(
+            "canet-embedding", "CANet, embedding only", "spaces", _space(embedding), "full width and depth"
+        ),
+    ]
+
+
+def _granularity(base: TrainConfig) -> list[Method]:
+    lists = {"embedding": base.embedding, "hidden": base.hidden, "depth": base.depth}
+    coarse = {key: sorted({values[0], values[-1]}) for key, values in lists.items()}
+    fine = {**lists, "embedding": _halved(base.embedding), "hidden": _halved(base.hidden)}
+    return [
+        Method(
+            "canet-coarse", "CANet, coarse space", "granularity", _space(coarse), "smallest and largest only"
+        ),
+        Method(
+            "canet-fine", "CANet, fine space", "granularity", _space(fine), "widths halfway between as well"
+        ),
+    ]
+
+
+def _space(lists: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    return PAPER | {key: list(values) for key, values in lists.items()}
+
+
+def _halved(widths: Sequence[int]) -> list[int]:
+    """The widths and those halfway between neighbours, as multiples of 4: {64, 96, 128} gains 80 and 112."""
+    halfway = [(low + high) // 8 * 4 for low, high in pairwise(widths)]
+    return sorted({*widths, *halfway})

@@ -1,0 +1,52 @@
+"""The small JSON record that every single run of a comparison leaves: one home for what stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from canet_mobile.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from canet_mobile.train.run import Run
+
+CUT_BY_CLOCK = "max_minutes"
+
+
+def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What one training was, what it took and what came out.
+
+    Args:
+        experiment: the method's name in its comparison.
+        run: the finished run; its manifest tells configuration, machine and progress.
+        dataset: what it was trained on.
+        evaluation: its document of schemas/evaluation.schema.json on the test split.
+
+    Returns:
+        Plain values: configuration, seed, machine, epochs (``best_epoch`` counts from 0), why training ended,
+        seconds of training steps, routing, and the evaluation with its metrics and costs.
+    """
+    progress = run.manifest["progress"]
+    return {
+        "data": dataset.name,
+        "experiment": experiment,
+        "seed": run.config.seed,
+        "config": run.manifest["config"],
+        "counts": dataset.manifest["counts"],
+        "machine": run.manifest["machine"],
+        "epochs": progress["epoch"],
+        "best_epoch": progress["best_epoch"],
+        "stopped_by": progress["stopped_by"],
+        "training_seconds": round(progress["seconds"]),
+        "validation_ndcg10": progress["best_ndcg10"],
+        "routing": run.manifest["routing"],
+        "evaluation": dict(evaluation),
+    }
+
+
+def converged(record: Mapping[str, Any]) -> bool:
+    """Whether validation had stopped improving; a run that was cut short might have become better."""
+    best = record["best_epoch"]
+    if record["stopped_by"] == CUT_BY_CLOCK or best is None:
+        return False
+    return record["stopped_by"] == "patience" or best + 1 < record["epochs"]

@@ -1,0 +1,111 @@
+"""What some models need besides the training loop: AutoDim's search before it, CANet's router after it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric import Fabric
+
+from canet_mobile.baselines.autodim import AutoDim, describe_choice, popularity_groups, search
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.popularity import training_counts
+from canet_mobile.data.split import HeldOut, Windows
+from canet_mobile.errors import CanetError
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import Model
+from canet_mobile.train.checkpoint import build_any
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.process import Interrupted, agreed
+from canet_mobile.train.routing import fit_router
+from canet_mobile.train.state import LoopState, Store
+from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
+
+if TYPE_CHECKING:
+    from canet_mobile.train.trainer import Reporter
+
+
+def search_sizes(
+    fabric: Fabric,
+    store: Store,
+    state: LoopState,
+    config: TrainConfig,
+    dataset: Dataset,
+    windows: Windows,
+    reporter: Reporter,
+    flag: dict[str, bool],
+) -> Model:
+    """AutoDim's search, from its start; it is not saved half-way, but found again from the same seed.
+
+    Returns:
+        An untrained model with the sizes it found; they are in the run's manifest, too.
+
+    Raises:
+        Interrupted: Ctrl-C.
+        CanetError: the loss is not finite.
+    """
+    searched = store.model
+    assert isinstance(searched, AutoDim)
+    started = time.monotonic()
+    searched.group.copy_(popularity_groups(training_counts(dataset)))
+    searched.to(fabric.device)
+    if fabric.is_global_zero:
+        reporter.note("searching embedding sizes")
+    for epoch, step, total, loss in search(searched, config, windows, fabric):
+        reporter.step(epoch, step, total, {"search": loss})
+        if not math.isfinite(loss):
+            raise CanetError(
+                "the loss of the search is not finite",
+                where=store.run.directory,
+                fix=f"lower the learning rate: --set lr={config.lr / 3:.1g}",
+            )
+        if agreed(fabric, flag["stop"]):
+            if fabric.is_global_zero:
+                store.commit(state, "interrupted")
+            raise Interrupted(
+                f"stopped in the search for embedding sizes, step {step} of {total}",
+                where=store.run.directory,
+                fix=f"canet-mobile train --resume {store.run.directory}, which searches again",
+            )
+    store.run.manifest["search"] = found = describe_choice(searched)
+    if fabric.is_global_zero:
+        counts = ", ".join(f"{size}: {count:,}" for size, count in found["items"].items())
+        reporter.note(f"items per embedding size: {counts}")
+    state.seconds += time.monotonic() - started
+    torch.manual_seed(config.seed)
+    fresh = build_any(config, dataset.num_items, dataset.num_histories)
+    assert isinstance(fresh, AutoDim)
+    fresh.group.copy_(searched.group)
+    fresh.choice.copy_(searched.choice)
+    return fresh
+
+
+def settle_routing(
+    model: Model, config: TrainConfig, windows: Windows, queries: HeldOut, reporter: Reporter
+) -> tuple[Model, dict[str, Any] | None]:
+    """Fit the router where the recipe leaves that to the end, and validate what will be shipped.
+
+    Returns:
+        The finished model, and how its users are routed, for the manifest; None for one that does not route.
+    """
+    if not isinstance(model, Canet):
+        if config.model != "skiprec":
+            return model, None
+        found = validate_routed(model, config, queries, fitted=True)
+        return model, {
+            "rule": "SkipRec's policy network, a decision per layer",
+            "validation": found.to_json(),
+        }
+    if model.router is None:
+        return model, None
+    routing: dict[str, Any] = {"rule": "joint Gumbel-softmax (paper Eq. 5-9)"}
+    if config.recipe != "paper":
+        reporter.note("fitting the router to the smallest route's entropy")
+        model, routing = fit_router(model, config, windows, queries)
+    final = validate_routed(model, config, queries, fitted=True)
+    routing["validation"] = final.to_json()
+    for warning in warnings_of(final, config, None) + budget_warning(routing, config):
+        reporter.note(f"warning: {warning}")
+    return model, routing
