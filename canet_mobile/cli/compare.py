@@ -58,7 +58,7 @@ def compare(
 
     \b
     Examples:
-      canet-mobile compare --preset quick --seeds 1 --jobs 2      the embedded data set, within the hour
+      canet-mobile compare --preset quick --seeds 1 --jobs 2      the embedded data set, one seed
       canet-mobile compare --data shop
       canet-mobile compare --data shop --models table --budget 0.2
       canet-mobile compare --data shop --models canet,sasrec-full,sasrec-64x2 --set tied=true

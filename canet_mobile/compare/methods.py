@@ -67,7 +67,7 @@ PRESETS = {
     "quick": Preset(
         {"windows": 2, "epochs": 4, "batch": 48, "lr": 4e-3, "validation_users": 1000},
         2000,
-        "every method once within the hour on two cores and a small data set; most runs are cut short",
+        "every method once on two cores and a small data set; most runs are cut short",
     ),
     "default": Preset({}, 25_000, "`train`'s own defaults; a small data set in a CPU afternoon"),
     "paper": Preset(
