@@ -239,6 +239,7 @@ def main() -> None:
                 if options.only and path.exists():
                     found = json.loads(path.read_text())
                     folder = options.work / f"{run.name}-{target}-{preset}"
+                    found["seen"] = json.loads((folder / MANIFEST).read_text())["seen"]
                     found |= measured(run, folder, target, tuple(options.only), options)
                 elif path.exists() and not options.again:
                     continue

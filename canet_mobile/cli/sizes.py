@@ -23,7 +23,8 @@ def print_sizes(manifest: dict[str, Any], routes: int) -> None:
     for part in PARTS:
         size = sizes[f"{part}_bytes"]
         click.echo(f"{part.replace('_', ' '):<18}{size_text(size):>14}{size / max(total, 1):>8.1%}")
-    click.echo(f"{manifest['model_file']:<18}{size_text(total):>14}")
+    is_one = manifest["interface"]["style"] != "files"
+    click.echo(f"{manifest['model_file'] if is_one else 'all files':<18}{size_text(total):>14}")
     alone, separate = sizes["full_model_alone_bytes"], sizes["separate_files_bytes"]
     if alone:
         ratio = f"computed; ours is {total / alone:.2f} times it"
