@@ -25,8 +25,9 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.train import routing, trainer
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import RECIPES, TrainConfig, build_config, presets
+from canet_mobile.train.reporter import Silent
 from canet_mobile.train.run import find_run, load_model, open_dataset
-from canet_mobile.train.trainer import Interrupted, Silent, learning_rate, resume, train
+from canet_mobile.train.trainer import Interrupted, learning_rate, resume, train
 from canet_mobile.train.validate import budget_warning
 
 SMALL = dict(

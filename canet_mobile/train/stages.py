@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -19,12 +19,10 @@ from canet_mobile.model.recommender import Model
 from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.process import Interrupted, agreed
+from canet_mobile.train.reporter import Reporter
 from canet_mobile.train.routing import fit_router
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
-
-if TYPE_CHECKING:
-    from canet_mobile.train.trainer import Reporter
 
 
 def search_sizes(

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
+from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
 from canet_mobile.train.stages import search_sizes, settle_routing
 from canet_mobile.train.state import LoopState, Store
@@ -28,32 +29,6 @@ from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
 RARE_REPEATS = 0.01  # below this share of returning users, an app would not show an item twice
-
-
-class Reporter(Protocol):
-    """Who listens to a run; the command line draws progress bars, tests listen to nothing."""
-
-    def step(self, epoch: int, done: int, total: int, parts: dict[str, float]) -> None:
-        """After every step: means of the loss parts over the epoch so far."""
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """After every epoch: the line that went into metrics.jsonl."""
-
-    def note(self, text: str) -> None:
-        """Something worth saying: a warning, a new stage."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def step(self, epoch: int, done: int, total: int, parts: dict[str, float]) -> None:
-        """Nothing."""
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
