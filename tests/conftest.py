@@ -22,7 +22,7 @@ def lively(module: torch.nn.Module, generator: torch.Generator) -> None:
         for name, parameter in module.named_parameters():
             if name.endswith(("residual1", "residual2")):
                 parameter.fill_(0.5)
-            elif parameter.dim() <= 1 and name != "classifier_bias":
+            elif (parameter.dim() <= 1 or name.endswith("qkv_bias")) and name != "classifier_bias":
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
@@ -42,6 +42,8 @@ def random_canet(
     generator = torch.Generator().manual_seed(seed)
     lively(supernet, generator)
     lively(router, generator)
+    if table == "shared":
+        router.table_scale.fill_(1.7)
     return Canet(supernet, router).eval()
 
 

@@ -121,4 +121,4 @@ def test_easy_label_comes_from_the_smallest_submodel_without_dropout() -> None:
     # A target that the user has seen is not hidden: it can be easy.
     seen = seq.clone()
     seen[:, -2] = targets[:, -1]
-    assert easy_users(net, seen, targets, 39).all()
+    assert easy_users(net, seen, targets, 40).all()

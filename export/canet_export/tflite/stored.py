@@ -23,6 +23,8 @@ from canet_export.tflite.reading import Constant, Operation, read_signatures
 from canet_mobile.replay.compare import Check, Failure
 
 LOOKUPS = ("EMBEDDING_LOOKUP", "GATHER")
+# What only moves, joins or widens the rows that were looked up.
+PASSING = ("RESHAPE", "SLICE", "STRIDED_SLICE", "CONCATENATION", "BITCAST", "DEQUANTIZE")
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,14 @@ def stored_streams(operations: list[Operation]) -> dict[str, list[Constant]]:
 
 
 def _from_table(operation: Operation, makers: dict[int, Operation], looked_up: set[int]) -> bool:
-    """Whether an operator's input is a looked-up row, whatever reshapes, slices and joins it meanwhile."""
+    """Whether an operator's input is a looked-up row, whatever moves, joins and widens it meanwhile."""
     waiting = list(operation.inputs)
     while waiting:
         tensor = waiting.pop()
         if tensor in looked_up:
             return True
         maker = makers.get(tensor)
-        if maker is not None and maker.kind in ("RESHAPE", "SLICE", "STRIDED_SLICE", "CONCATENATION"):
+        if maker is not None and maker.kind in PASSING:
             waiting += maker.inputs
     return False
 
