@@ -42,23 +42,14 @@ def toy(
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     supernet = Supernet(SupernetConfig(items, LENGTH, space, tied=tied, in_projection=in_projection))
-    livelier(supernet, generator)
+    lively(supernet, generator)
     if table is None:
         return Canet(supernet, None).eval()
     router = Router(RouterConfig(items, LENGTH, len(space), table, width=router_width))  # type: ignore[arg-type]
-    livelier(router, generator)
+    lively(router, generator)
     if table == "shared":
         router.table_scale.fill_(7.5)
     return Canet(supernet, router).eval()
-
-
-def livelier(module: torch.nn.Module, generator: torch.Generator) -> None:
-    """:func:`lively`, and the biases of q, k and v, which are matrices."""
-    lively(module, generator)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith("qkv_bias"):
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ def job_of(name: str) -> Job:  # noqa: PLR0911  a table of cases
     if name == "tied":
         canet = canet_of(RoutingSpace((8, 16), (16,), (2,)), tied=True)
         return Job(canet, quantize_model(canet), "int8", canet.space.routes, K)
+    if name == "routed fp16":  # the scale of a shared table stands behind rows that were widened
+        space = RoutingSpace((8, 16), (16,), (1,))
+        canet = canet_of(space, router=RouterConfig(ITEMS, LENGTH, len(space), "shared", width=8))
+        return Job(canet, None, "fp16", canet.space.routes, K)
     if name == "plain":
         canet = canet_of(RoutingSpace((16,), (16,), (2,)))
         return Job(canet, None, "fp16", canet.space.routes, K)
@@ -102,7 +106,9 @@ def opened(job: Job, path: Path, result: ExportResult) -> Device:
     return open_device(package, 1)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "tied", "plain", "wide", "int4", "tied int4"])
+@pytest.fixture(
+    scope="module", params=["fp32", "int8", "tied", "plain", "wide", "int4", "tied int4", "routed fp16"]
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp(request.param)
     job = job_of(request.param)
