@@ -148,3 +148,9 @@ def test_halves_are_halves_and_nothing_else_changes() -> None:
     for name, tensor in found.items():
         same = is_quantized(name, tensor)
         assert torch.equal(tensor, folded[name].half().float() if same else folded[name]), name
+
+
+def test_a_model_with_nothing_to_quantize_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("canet_export.integers.is_quantized", lambda *_: False)
+    with pytest.raises(UsageError, match=r"no matrix that can be quantized(.|\n)*--quantize fp32"):
+        quantize_model(random_canet(items=30, length=8, space=SPACE))
