@@ -29,7 +29,7 @@ class Finding:
 EXTRAS = {
     "executorch": ("executorch",),
     "coreml": ("coremltools",),
-    "tflite": ("litert-torch", "ai-edge-litert"),
+    "tflite": ("litert-torch", "ai-edge-litert", "flatbuffers"),
     "onnx": ("onnx", "onnxruntime"),
 }
 # Programs that parts of the project call, as (name, purpose, how to install).
