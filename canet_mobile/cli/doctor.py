@@ -117,7 +117,7 @@ def doctor(*, install: str | None, as_json: bool) -> None:
     click.echo(f"Python {system['python']}, {system['platform']}\n")
     for row in rows:
         if row.found is not None:
-            click.echo(f"  ok       {row.name:<16}{row.found:<44}{row.purpose}")
+            click.echo(f"  ok       {row.name:<16}{row.found:<64}{row.purpose}")
     for row in rows:
         if row.found is None:
-            click.echo(f"  missing  {row.name:<16}{row.install:<44}{row.purpose}")
+            click.echo(f"  missing  {row.name:<16}{row.install:<64}{row.purpose}")
