@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,9 +289,13 @@ def test_without_tflite_support_the_metadata_is_said_to_be_unchecked(
     assert "no wheel" in (support_status().reason or "")
 
 
-def test_tflite_support_reads_the_metadata(small: Exported) -> None:
+def test_tflite_support_reads_the_metadata(
+    small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ENVIRONMENT_VARIABLE not in os.environ:  # nothing is left in the user's cache
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "support"))
     try:
-        install_support()  # kept in the user's cache for the next time
+        install_support()
     except CanetError as error:
         pytest.skip(f"tflite-support cannot be installed here: {error}")
     found = read_metadata(small.path)
