@@ -154,6 +154,8 @@ def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path:
     out = exported(world.run, tmp_path / "plain", "--route", "e8_h16_d2", "--quantize", quantization)
     package = open_package(out)
     assert package.manifest["interface"] == {"style": "one_graph", "plain": True}
+    assert package.manifest["router"]["table"] is None  # a server pays for no router
+    assert package.manifest["router"]["paper_mflops"] == 0
     assert exported_job(package, world.canet).plain
     device = open_device(package)
     seq = np.arange(1, LENGTH + 1, dtype=np.int32)

@@ -17,7 +17,6 @@ from canet_export.job import ExportResult, Job
 from canet_mobile import __version__
 from canet_mobile.evaluate.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json
-from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
 from canet_mobile.replay.reference import route_scores
 from canet_mobile.schema import validate
@@ -148,7 +147,7 @@ def write_manifest(
         "k": k,
         "seen": job.seen,
         "space": space.to_json(),
-        "router": _router(canet),
+        "router": _router(job),
         "routes": [costs[space.id_of(route)] for route in job.routes],
         "interface": result.interface,
         "runtime": result.runtime,
@@ -172,9 +171,10 @@ def write_manifest(
     return document
 
 
-def _router(canet: Canet) -> dict[str, Any]:
-    """The router's entry, table and costs; a plain SASRec has nothing to route and pays nothing."""
-    if canet.router is None:
+def _router(job: Job) -> dict[str, Any]:
+    """The router's entry, table and costs; a plain SASRec or graph has nothing to route and pays nothing."""
+    canet = job.canet
+    if canet.router is None or job.plain:
         return {"entry": ROUTER_ENTRY, "table": None, "paper_mflops": 0.0, "executed_mflops": 0.0}
     length, routes = canet.supernet.config.length, len(canet.space)
     return {
