@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from click.testing import CliRunner, Result
 from conftest import random_canet
 
+from canet_mobile.cli.export import export
 from canet_mobile.data.dataset import Content, Dataset, write_dataset
 from canet_mobile.data.split import HeldOut
 from canet_mobile.files import describe_files, read_json, sha256_file, write_json
@@ -166,6 +170,42 @@ def write_package(directory: Path, canet: Canet, program: bytes = b"not a progra
     write_json(directory / "manifest.json", toy_manifest(canet.space, **changed))
     refresh(directory)
     return directory
+
+
+@dataclass(frozen=True)
+class World:
+    """A model, its dataset, its run, and a package of that run."""
+
+    canet: Canet
+    dataset: Path
+    run: Path
+    package: Path
+
+    def copy(self, directory: Path) -> Path:
+        """A copy of the package that a test may spoil."""
+        return Path(shutil.copytree(self.package, directory / "copy"))
+
+
+def invoke(command: Any, *arguments: object) -> Result:
+    """Call a command of the command line."""
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def exported_to(target: str, run: Path, out: Path, *options: object) -> Path:
+    """A package of a run, made by the command line with lists of 10."""
+    result = invoke(export, run, "--target", target, "--k", 10, "--out", out, *options)
+    assert result.exit_code == 0, (result.exception, result.output)
+    return out
+
+
+def exported_world(root: Path, target: str) -> World:
+    """A run of the toy model, and its package with every route in int8."""
+    canet = toy_canet()
+    dataset = toy_dataset(root / "dataset")
+    run = toy_run(root / "run", dataset, canet)
+    return World(
+        canet, dataset.directory, run.directory, exported_to(target, run.directory, root / "package")
+    )
 
 
 Outputs = tuple[np.ndarray, ...]

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from replay_toys import LENGTH, SPACE, toy_canet, toy_dataset, toy_run
+from replay_toys import (
+    LENGTH,
+    SPACE,
+    World,
+    exported_to,
+    exported_world,
+    invoke,
+)
 
 pytest.importorskip("coremltools")
 
@@ -25,7 +30,6 @@ from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import describe_files, read_json, write_json
-from canet_mobile.model.canet import Canet
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import exported_job, routed_lists
@@ -35,28 +39,7 @@ K = 10
 FILE = "canet.mlpackage"
 
 
-@dataclass(frozen=True)
-class World:
-    """A run, its dataset, and a package of it with every route in int8."""
-
-    canet: Canet
-    dataset: Path
-    run: Path
-    package: Path
-
-    def copy(self, directory: Path) -> Path:
-        """A copy of the package that a test may spoil."""
-        return Path(shutil.copytree(self.package, directory / "copy"))
-
-
-def invoke(command: Any, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def exported(run: Path, out: Path, *options: object) -> Path:
-    result = invoke(export, run, "--target", "coreml", "--k", K, "--out", out, *options)
-    assert result.exit_code == 0, (result.exception, result.output)
-    return out
+exported = partial(exported_to, "coreml")
 
 
 def relist(directory: Path) -> None:
@@ -68,11 +51,7 @@ def relist(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("coreml")
-    canet = toy_canet()
-    dataset = toy_dataset(root / "dataset")
-    run = toy_run(root / "run", dataset, canet)
-    return World(canet, dataset.directory, run.directory, exported(run.directory, root / "package"))
+    return exported_world(tmp_path_factory.mktemp("coreml"), "coreml")
 
 
 def test_the_manifest_says_what_an_app_needs(world: World) -> None:

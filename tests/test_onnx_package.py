@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from replay_toys import LENGTH, SPACE, refresh, toy_canet, toy_dataset, toy_run
+from replay_toys import (
+    LENGTH,
+    SPACE,
+    World,
+    exported_to,
+    exported_world,
+    invoke,
+    refresh,
+)
 
-from canet_mobile.cli.export import export
 from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json
-from canet_mobile.model.canet import Canet
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import exported_job, routed_lists
@@ -31,37 +34,12 @@ pytest.importorskip("onnx")
 K = 10
 
 
-@dataclass(frozen=True)
-class World:
-    """A run, its dataset, and a package of it with every route in int8."""
-
-    canet: Canet
-    dataset: Path
-    run: Path
-    package: Path
-
-    def copy(self, directory: Path) -> Path:
-        """A copy of the package that a test may spoil."""
-        return Path(shutil.copytree(self.package, directory / "copy"))
-
-
-def invoke(command: Any, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def exported(world_run: Path, out: Path, *options: object) -> Path:
-    result = invoke(export, world_run, "--target", "onnx", "--k", K, "--out", out, *options)
-    assert result.exit_code == 0, (result.exception, result.output)
-    return out
+exported = partial(exported_to, "onnx")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("onnx")
-    canet = toy_canet()
-    dataset = toy_dataset(root / "dataset")
-    run = toy_run(root / "run", dataset, canet)
-    return World(canet, dataset.directory, run.directory, exported(run.directory, root / "package"))
+    return exported_world(tmp_path_factory.mktemp("onnx"), "onnx")
 
 
 def test_the_manifest_says_how_the_graph_is_called(world: World) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from replay_toys import LENGTH, K, refresh, toy_canet, toy_dataset, toy_run, write_package
+from replay_toys import LENGTH, K, World, invoke, refresh, toy_canet, toy_dataset, toy_run, write_package
 
 from canet_export.executorch.export import export
 from canet_export.executorch.stored import check_stored, expected_constants
@@ -23,7 +20,6 @@ from canet_mobile.cli.replay import replay
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, sha256_file
-from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import open_package
@@ -33,20 +29,6 @@ from canet_mobile.schema import validate
 pytest.importorskip("executorch")
 
 SPACE = RoutingSpace((32,), (8, 16), (2,))
-
-
-@dataclass(frozen=True)
-class World:
-    """A dataset, a run of it, and a package of that run."""
-
-    canet: Canet
-    dataset: Path
-    run: Path
-    package: Path
-
-    def copy(self, directory: Path) -> Path:
-        """A copy of the package that a test may spoil."""
-        return Path(shutil.copytree(self.package, directory / "copy"))
 
 
 def make_world(root: Path, quantization: str) -> World:
@@ -78,10 +60,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def int8_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("int8"), "int8")
-
-
-def invoke(command: Any, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
 def flip(path: Path, needle: bytes, offset: int, mask: int) -> None:

@@ -106,7 +106,7 @@ def export(
       canet-mobile export --target onnx --route e96_h64_d4
       canet-mobile export --target executorch --zip --json | jq .sizes
     """
-    from canet_export.package import ExportOptions, export_package, make_job, zip_package
+    from canet_export.package import ExportOptions, export_package, prepare, zip_package
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing
     from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
@@ -139,13 +139,10 @@ def export(
         allow_accuracy_drop=allow_accuracy_drop,
     )
     manifests = []
-    made = make_job(canet, dataset, options, _warn)
+    prepared = prepare(canet, dataset, options, _warn)
     for one, folder in folders.items():
         with _progress(one.name) as progress:
-            manifest = export_package(
-                found, canet, dataset, options, folder,
-                target=one, force=force, progress=progress, warn=_warn, made=made,
-            )  # fmt: skip
+            manifest = export_package(found, prepared, dataset, one, folder, force=force, progress=progress)
         if as_zip:
             click.echo(f"wrote {zip_package(folder, _archive(folder))}", err=True)
         if not as_json:

@@ -22,9 +22,9 @@ from canet_export.manifest import (
     write_items,
     write_manifest,
 )
-from canet_export.targets import TARGETS, Target
+from canet_export.targets import Target
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import held_out
+from canet_mobile.data.split import HeldOut, held_out
 from canet_mobile.errors import ParityError, UsageError
 from canet_mobile.evaluate.costs import route_costs
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
@@ -67,13 +67,33 @@ class ExportOptions:
     allow_accuracy_drop: bool = False
 
 
-def make_job(
-    canet: Canet, dataset: Dataset, options: ExportOptions, warn: Callable[[str], None] = lambda _: None
-) -> tuple[Job, frozenset[str]]:
-    """What is to be exported: routes chosen, router restricted to them, integers made.
+@dataclass(frozen=True)
+class Prepared:
+    """What all targets share of an export; it is made once.
 
-    Returns:
-        The job, and the names of the tensors that are kept in higher precision for the router's sake.
+    Args:
+        job: what is to be written.
+        higher: tensors that are kept in higher precision for the router's sake.
+        queries: validation users for the package's accuracy.
+        accuracy: theirs, before any package ran; None leaves it out.
+    """
+
+    job: Job
+    higher: frozenset[str]
+    queries: HeldOut
+    accuracy: dict[str, Any] | None
+
+
+def prepare(
+    canet: Canet, dataset: Dataset, options: ExportOptions, warn: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """Choose the routes, restrict the router to them, make the integers and judge them.
+
+    Args:
+        canet: the run's model.
+        dataset: its data set.
+        options: what to export.
+        warn: told what is odd but no error.
 
     Raises:
         UsageError: more items are asked for than there are, or the widths do not fit the preset.
@@ -102,48 +122,42 @@ def make_job(
         split=options.split, minimum_os=options.minimum_os, plain=options.plain,
         item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
-    return job, higher
+    users = held_out(dataset, "validation", limit=max(options.users, 1))
+    return Prepared(job, higher, users, measure_accuracy(model, job, users) if options.users else None)
 
 
 def export_package(
     run: Run,
-    canet: Canet,
+    prepared: Prepared,
     dataset: Dataset,
-    options: ExportOptions,
+    target: Target,
     out: Path,
     *,
-    target: Target = TARGETS["executorch"],
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
-    warn: Callable[[str], None] = lambda _: None,
-    made: tuple[Job, frozenset[str]] | None = None,
 ) -> dict[str, Any]:
     """Export a run as a package.
 
     Args:
         run: where the model comes from; the manifest names it.
-        canet: its model.
+        prepared: its model with the options of the export.
         dataset: its data set; the item map and the golden rows come from it.
-        options: what to export.
-        out: the package directory to make.
         target: in which format.
+        out: the package directory to make.
         force: replace a package that stands there.
         progress: told what is being done.
-        warn: told what is odd but no error.
-        made: of :func:`make_job` for these options, when it was called before.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: the options do not fit the model or the target.
+        UsageError: the preset does not fit the target.
         ParityError: the package does not hold or compute what PyTorch does; nothing is left behind.
-        CanetError: the toolkit is missing, int4 loses too much, or ``out`` may not be written.
+        CanetError: the toolkit is missing, or ``out`` may not be written.
     """
-    target.require_quantization(options.quantization)
+    job, queries = prepared.job, prepared.queries
+    target.require_quantization(job.quantization)
     target.require_toolkit()
-    progress("quantize")
-    job, higher = made or make_job(canet, dataset, options, warn)
     with staged_directory(out, force=force) as stage:
         result = target.export(job, stage, progress)
         progress("read the weights back")
@@ -154,16 +168,14 @@ def export_package(
         progress("write the golden rows and the item map")
         write_golden(stage / GOLDEN_FILE, golden_rows(job, _golden_histories(dataset, job)))
         write_items(stage / ITEMS_FILE, dataset)
-        queries = held_out(dataset, "validation", limit=max(options.users, 1))
-        accuracy = measure_accuracy(job.canet, job, queries) if options.users else None
 
-        def describe() -> dict[str, Any]:
+        def describe(accuracy: dict[str, Any] | None) -> dict[str, Any]:
             return write_manifest(
                 stage,
                 job,
                 result,
                 target=target.name,
-                higher_precision=sorted(higher),
+                higher_precision=sorted(prepared.higher),
                 dataset={
                     "name": dataset.name,
                     "content_hash": dataset.content_hash,
@@ -173,14 +185,13 @@ def export_package(
                 accuracy=accuracy,
             )
 
-        manifest = describe()
+        manifest = describe(prepared.accuracy)
         progress("run the golden rows through the package")
         package = open_package(stage)
         require(parity(package), where=out)
-        if accuracy is not None:
+        if prepared.accuracy is not None:
             progress(f"run {len(queries)} held-out users through the package")
-            accuracy["package_host"] = measure_package(package, queries)
-            manifest = describe()
+            manifest = describe(prepared.accuracy | {"package_host": measure_package(package, queries)})
     return manifest
 
 

@@ -75,8 +75,8 @@ TARGETS = {
             "executorch",
             ("fp32", "int8", "int4"),
             {
-                "fp16": "XNNPACK unpacks half weights anew in every call (a classifier of 4,000 items: 0.98 "
-                "ms, not 0.03 ms), and graphs that compute in half need a processor that does"
+                "fp16": "XNNPACK unpacks half weights anew in every call, which makes them slower than "
+                "float32, and graphs that compute in half need a processor that does"
             },
         ),
         Target("coreml", ("fp32", "fp16", "int8", "int4"), {}, POSIX),
