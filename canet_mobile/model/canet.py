@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet
@@ -30,11 +31,12 @@ class Canet:
         return self.supernet.config.space
 
     @torch.no_grad()
-    def route(self, seq: Tensor) -> Tensor:
-        """Route ids [B] int64 of left-padded histories [B, T]: argmax, the lowest id on ties."""
+    def route(self, seq: Tensor, point: int = BALANCED) -> Tensor:
+        """Route ids [B] int64 of left-padded histories [B, T] at an operating point: argmax, the lowest id on
+        ties."""
         if self.router is None:
             return torch.zeros(len(seq), dtype=torch.int64, device=seq.device)
-        return self.router.route(seq, self.supernet.item_table)
+        return self.router.route(seq, self.supernet.item_table, point)
 
     def eval(self) -> Canet:
         """Switch both to inference and return self."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout
+from canet_mobile.model.points import BALANCED, POINTS
 
 ROUTER_WIDTH = 32
 RouterTable = Literal["own", "shared"]
@@ -43,7 +44,8 @@ class Router(nn.Module):
 
     Parameters: item_table [V+1, 32] (only with an own table), table_scale (scalar, shared table only: brings
     the borrowed embeddings to unit variance), positions [L, 32], one block, head_weight [routes, 32],
-    head_bias [routes].
+    head_bias [routes]. The buffer points [operating points, routes] holds what each operating point adds to
+    the logits; it is zero until the points are set, after training.
     """
 
     def __init__(self, config: RouterConfig) -> None:
@@ -59,6 +61,8 @@ class Router(nn.Module):
         self.block = Block(width, residual=1.0)  # the only block must act from the first step
         self.head_weight = nn.Parameter(torch.randn(config.routes, width) * width**-0.5)
         self.head_bias = nn.Parameter(torch.zeros(config.routes))
+        self.points: Tensor
+        self.register_buffer("points", torch.zeros(len(POINTS), config.routes))
 
     def table(self, supernet_table: Tensor) -> Tensor:
         """The item table the router reads, [V+1, 32]."""
@@ -75,12 +79,12 @@ class Router(nn.Module):
         )
 
     def forward(self, seq: Tensor, supernet_table: Tensor) -> Tensor:
-        """Logits [B, routes] of left-padded histories ``seq`` [B, T]."""
+        """Logits [B, routes] of left-padded histories ``seq`` [B, T], before any operating point."""
         return F.linear(self.states(seq, supernet_table)[:, -1], self.head_weight, self.head_bias)
 
-    def route(self, seq: Tensor, supernet_table: Tensor) -> Tensor:
-        """Route ids [B] int64: argmax, the lowest id on ties, never sampled."""
-        logits = self(seq, supernet_table)
+    def route(self, seq: Tensor, supernet_table: Tensor, point: int = BALANCED) -> Tensor:
+        """Route ids [B] int64 at an operating point: argmax, the lowest id on ties, never sampled."""
+        logits = self(seq, supernet_table) + self.points[point]
         ids = torch.arange(logits.shape[-1], device=logits.device)
         best = logits == logits.max(-1, keepdim=True).values
         return torch.where(best, ids, logits.shape[-1]).amin(-1)
