@@ -16,6 +16,7 @@ from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, CanetError, neares
 COMMANDS = {
     "data": "Import an interaction log; describe a data set.",
     "train": "Train CANet, a plain SASRec or a compared method.",
+    "route": "Fit a new router to a trained supernet: another budget or unit of cost.",
     "evaluate": "Judge a run on held-out users, beside honest references.",
     "compare": "Train and judge many methods on one data set, side by side.",
     "costs": "Print what every submodel of a routing space costs.",

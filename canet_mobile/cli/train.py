@@ -86,12 +86,12 @@ def train(
             preset=preset, model=model, file=config_file, settings=settings, width=width, depth=depth
         )
         dataset = _dataset(data)
-        directory = out or _free_name(RUNS, f"{dataset.name}-{_label(model, config)}")
+        directory = out or free_name(RUNS, f"{dataset.name}-{_label(model, config)}")
         with TrainReporter(config) as reporter:
             run = trainer.train(config, dataset, directory, force=force, reporter=reporter)
     if not _is_main_process():
         return
-    click.echo(json.dumps(run.manifest, indent=2) if as_json else _summary(run))
+    click.echo(json.dumps(run.manifest, indent=2) if as_json else summary(run))
 
 
 def _is_main_process() -> bool:
@@ -113,14 +113,16 @@ def _label(name: str, config: Any) -> str:
     return f"canet-{config.recipe}" if name == "canet" else name
 
 
-def _free_name(parent: Path, stem: str) -> Path:
+def free_name(parent: Path, stem: str) -> Path:
+    """``<stem>-1``, or the first number that is free."""
     number = 1
     while (parent / f"{stem}-{number}").exists():
         number += 1
     return parent / f"{stem}-{number}"
 
 
-def _summary(run: Any) -> str:
+def summary(run: Any) -> str:
+    """What a finished run came to, for people."""
     progress, routing = run.manifest["progress"], run.manifest["routing"]
     lines = [f"run            {run.directory}"]
     lines.append(
@@ -135,6 +137,13 @@ def _summary(run: Any) -> str:
         lines.append(
             f"routed         NDCG@10 {found['ndcg10']:.4f} at {found['mflops']:.1f} paper MFLOPs: {shares}"
         )
+        for point in routing.get("operating_points", ()):
+            spread = ", ".join(f"{entry} {share:.0%}" for entry, share in point["routes"].items())
+            lines.append(
+                f"  {point['name']:<12} NDCG@10 {point['ndcg10']:.4f} at {point['mflops']:.1f} MFLOPs: {spread}"
+            )
+        if routing.get("advice"):
+            lines.append(f"advice         {routing['advice']['text']}")
     lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
     lines.append(f"next           canet-mobile evaluate {run.directory}")
     return "\n".join(lines)

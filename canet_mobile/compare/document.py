@@ -24,7 +24,7 @@ from canet_mobile.evaluate.record import converged
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.routing import full_mflops
+from canet_mobile.train.spending import full_mflops
 
 SCHEMA_VERSION = 1
 FLOORS = {"popularity": "popularity", "markov": "first-order Markov"}

@@ -18,7 +18,6 @@ from canet_mobile.evaluate.costs import sasrec_paper_mflops
 from canet_mobile.train.config import TrainConfig, apply, build_config, variants
 
 SAME = "sasrec-same"  # its size is known only when CANet's runs are done
-SAME = "sasrec-same"  # its size is known only when CANet's runs are done
 PAPER = {"model": "canet", "recipe": "paper", "router_table": "own"}
 GROUPS = {
     "table": "the methods of the paper's Table III, and the default recipe",
@@ -133,7 +132,6 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
         Method("nextitnet", "NextItNet", "table", {"model": "nextitnet"}, "dilated causal convolutions"),
         _sasrec("sasrec-full", "SASRec-full", widest, deepest, "as large as the largest submodel"),
         _small(base, items),
-        Method(SAME, "SASRec-same", "table", {}, "as dear as CANet turned out to be"),
         Method(
             SAME, "SASRec-same", "table", {}, "the plain SASRec nearest in cost to what CANet turns out to be"
         ),

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 RECIPES = ("sandwich", "rows", "paper")
+PAPER_COSTS = "paper"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class TrainConfig:
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
             ``auto``, which excludes them when people in this data set do not come back to items.
         validation_users: users read for model choice, evenly spaced; 0 takes all.
-        router_table: ``shared`` reads the first 32 channels of the supernet's table, ``own`` has its own.
+        router_table: ``own`` has a table of its own, ``shared`` reads the first 32 channels of the supernet's.
+        router_label: what the router learns to predict (sandwich and rows): ``gain``, how much better the larger
+            route's list is expected to be, or ``entropy``, how unsure the small route is.
         budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
             (sandwich and rows; the paper's recipe cannot be told).
-        escalate: at most this share of users leaves the smallest route (sandwich and rows).
+        costs: ``paper`` for paper FLOPs, or a file of what each route was measured to cost on a device; the
+            budget is then a share of the largest route's cost.
+        escalate: at most this share of users leaves the small route (sandwich and rows).
         guide_k: the smallest submodel is enough for a user when it ranks the target within k (paper).
         lambda_uniform, lambda_guide, tau: weights of Eq. 8 and 9; temperature of Eq. 6 (and of the other
             Gumbel-softmaxes, SkipRec's and AutoDim's).
@@ -82,9 +87,11 @@ class TrainConfig:
     patience: int = 3
     seen: str = "auto"
     validation_users: int = 2000
-    router_table: str = "shared"
+    router_table: str = "own"
+    router_label: str = "gain"
     budget: float = 0.3
-    escalate: float = 0.5
+    costs: str = PAPER_COSTS
+    escalate: float = 0.8
     guide_k: int = 10
     lambda_uniform: float = 0.01
     lambda_guide: float = 0.01
@@ -145,7 +152,8 @@ BASELINES = ("fpmc", "gru4rec", "nextitnet", "skiprec", "autodim")
 _CHOICES = {
     "model": ("canet", "sasrec", *BASELINES),
     "recipe": RECIPES,
-    "router_table": ("shared", "own"),
+    "router_table": ("own", "shared"),
+    "router_label": ("gain", "entropy"),
     "seen": ("auto", "keep", "exclude"),
     "accelerator": ("auto", "cpu", "cuda"),
     "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
@@ -271,7 +279,7 @@ def build_config(
     config = apply(TrainConfig(), presets()[preset] | changes)
     if file is not None:
         config = apply(config, _read_toml(file), where=file)
-    return apply(config, _parse_settings(settings), where="--set")
+    return apply(config, parse_settings(settings), where="--set")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -283,7 +291,12 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"not valid TOML ({error})", where=file) from error
 
 
-def _parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
+def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    """``key=value`` strings as a dictionary.
+
+    Raises:
+        UsageError: one has no equals sign.
+    """
     pairs = {}
     for setting in settings:
         key, equals, value = setting.partition("=")

@@ -18,9 +18,11 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.operating import set_points
 from canet_mobile.train.process import Interrupted, agreed
 from canet_mobile.train.reporter import Reporter
 from canet_mobile.train.routing import fit_router
+from canet_mobile.train.spending import spending_of
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
 
@@ -81,9 +83,23 @@ def search_sizes(
 
 
 def settle_routing(
-    model: Model, config: TrainConfig, windows: Windows, queries: HeldOut, reporter: Reporter
+    model: Model,
+    config: TrainConfig,
+    windows: Windows,
+    queries: HeldOut,
+    reporter: Reporter,
+    *,
+    distil: bool | None = None,
 ) -> tuple[Model, dict[str, Any] | None]:
     """Fit the router where the recipe leaves that to the end, and validate what will be shipped.
+
+    Args:
+        model: with the best epoch's weights.
+        config: of the run.
+        windows: training windows, for the router's labels.
+        queries: validation queries.
+        reporter: told of the stage and of warnings.
+        distil: fit the router; None leaves that to the recipe (the paper's has trained its own).
 
     Returns:
         The finished model, and how its users are routed, for the manifest; None for one that does not route.
@@ -99,9 +115,13 @@ def settle_routing(
     if model.router is None:
         return model, None
     routing: dict[str, Any] = {"rule": "joint Gumbel-softmax (paper Eq. 5-9)"}
-    if config.recipe != "paper":
-        reporter.note("fitting the router to the smallest route's entropy")
-        model, routing = fit_router(model, config, windows, queries)
+    spending = spending_of(config, model.supernet.config.items)
+    balanced: float | None = None
+    if distil if distil is not None else config.recipe != "paper":
+        reporter.note(f"fitting the router to the {config.router_label} of every position")
+        model, routing, ladder = fit_router(model, config, windows, queries, spending)
+        balanced = ladder.cost
+    model, routing["operating_points"] = set_points(model, config, queries, spending, balanced)
     final = validate_routed(model, config, queries, fitted=True)
     routing["validation"] = final.to_json()
     for warning in warnings_of(final, config, None) + budget_warning(routing, config):

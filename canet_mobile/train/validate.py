@@ -14,7 +14,9 @@ from canet_mobile.evaluate.scoring import rank_model, rank_targets, request_mflo
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.routing import average_mflops, choose_ladder, user_entropies
+from canet_mobile.train.gains import judge
+from canet_mobile.train.ladder import choose_ladder
+from canet_mobile.train.spending import average_mflops, spending_of
 
 COLLAPSED_SHARE = 0.8
 EASY_SHARE = (0.2, 0.6)
@@ -55,7 +57,7 @@ def validate_routed(canet: Model, config: TrainConfig, queries: HeldOut, *, fitt
         config: the run's configuration.
         queries: validation queries.
         fitted: the router is trained (recipe ``paper``, or after it was distilled). Before that, users are
-            ordered by the smallest route's entropy, the rule that the router will learn.
+            ordered by the label itself that the router will learn.
     """
     canet.eval()
     if not isinstance(canet, Canet):
@@ -68,7 +70,14 @@ def validate_routed(canet: Model, config: TrainConfig, queries: HeldOut, *, fitt
         if canet.router is not None:
             entropy = _router_entropy(canet, queries)
     else:
-        ladder, route_ids = choose_ladder(net, config, queries, user_entropies(net, queries))
+        spending = spending_of(config, net.config.items)
+        ladder, route_ids = choose_ladder(
+            judge(net, queries, config.seen),
+            spending.routes,
+            spending.allowed(config.budget),
+            config.router_label,
+            config.escalate,
+        )
         ndcg10 = ladder.ndcg10
     counts = np.bincount(route_ids, minlength=len(space)) / len(queries)
     routes = {route.entry: float(share) for route, share in zip(space, counts, strict=True) if share}

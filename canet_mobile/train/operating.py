@@ -1,0 +1,110 @@
+"""Setting the operating points: a price on computation for each, found and measured on validation users.
+
+At a price ``m`` a user's route is argmax of ``logit - m * cost / full``: the dearer computation is, the cheaper
+the routes. A point is a price, so all points share one router, and any router can have them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from canet_mobile.data.split import HeldOut
+from canet_mobile.evaluate.metrics import ndcg
+from canet_mobile.evaluate.scoring import rank_targets
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.ladder import CLOSE
+from canet_mobile.train.routing import router_logits
+from canet_mobile.train.spending import Spending, average_mflops
+
+BISECTIONS = 60
+STEEP = 1e3  # a price beyond which nothing changes: logits differ by some units, costs by some hundredths
+BEST_STEPS = (0.25, 0.5, 0.75, 1.0)  # of the way from the balanced cost to the dearest route in use
+NEVER_TAKEN = -1e3  # logits below it belong to routes that are never taken
+
+Ints = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+def routes_at(logits: Values, costs: Values, price: float) -> Ints:
+    """Route ids [n] from logits [n, routes], costs [routes] as shares of the full model, and a price."""
+    return (logits - price * costs).argmax(1)
+
+
+def price_of(logits: Values, costs: Values, target: float) -> float:
+    """The lowest price at which the average cost does not exceed ``target``."""
+    low, high = -STEEP, STEEP
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if costs[routes_at(logits, costs, middle)].mean() > target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def set_points(
+    canet: Canet, config: TrainConfig, queries: HeldOut, spending: Spending, balanced: float | None
+) -> tuple[Canet, list[dict[str, Any]]]:
+    """Fill the router's operating points, and measure each on validation users.
+
+    ``saver`` spends half of what ``balanced`` spends above the cheapest route in use; ``best`` is the cheapest
+    of it and a few dearer points that is as good as the best of them but for a thousandth.
+
+    Args:
+        canet: the supernet and its finished router.
+        config: for its seen protocol.
+        queries: validation queries.
+        spending: what routes cost.
+        balanced: average cost of the routes at ``balanced``, without the router; None leaves the router as it
+            was trained.
+
+    Returns:
+        The model, and for each point its name, NDCG@10, paper MFLOPs, cost, and share of users by entry.
+    """
+    net, router = canet.supernet, canet.router
+    assert router is not None
+    costs = spending.routes / spending.full
+    logits = router_logits(router, net, queries).double().numpy()
+    within = costs[(logits > NEVER_TAKEN).any(0)]
+    middle = 0.0 if balanced is None else price_of(logits, costs, balanced / spending.full)
+    spent = float(costs[routes_at(logits, costs, middle)].mean())
+    saver = price_of(logits, costs, (spent + within.min()) / 2)
+    dearer = [price_of(logits, costs, spent + step * (within.max() - spent)) for step in BEST_STEPS]
+    values = [
+        float(_ndcg(canet, config, queries, routes_at(logits, costs, price)).mean())
+        for price in (middle, *dearer)
+    ]
+    close = [value >= (1 - CLOSE) * max(values) for value in values]
+    best = (middle, *dearer)[close.index(True)]
+    prices = torch.tensor([saver, middle, best], dtype=torch.float64)
+    with torch.no_grad():
+        router.points.copy_(-(prices[:, None] * torch.from_numpy(costs)))
+    return canet, [
+        _describe(canet, config, queries, spending, name, routes_at(logits, costs, price))
+        for name, price in zip(POINTS, prices.tolist(), strict=True)
+    ]
+
+
+def _ndcg(canet: Canet, config: TrainConfig, queries: HeldOut, route_ids: Ints) -> Values:
+    return ndcg(rank_targets(canet.supernet, queries, route_ids).under(config.seen), 10)
+
+
+def _describe(
+    canet: Canet, config: TrainConfig, queries: HeldOut, spending: Spending, name: str, route_ids: Ints
+) -> dict[str, Any]:
+    shares = np.bincount(route_ids, minlength=len(canet.space)) / len(route_ids)
+    return {
+        "name": name,
+        "ndcg10": float(_ndcg(canet, config, queries, route_ids).mean()),
+        "mflops": average_mflops(config, canet.supernet.config.items, route_ids),
+        "cost": {"value": spending.average(route_ids), "unit": spending.unit},
+        "routes": {
+            route.entry: float(share) for route, share in zip(canet.space, shares, strict=True) if share
+        },
+    }

@@ -1,0 +1,99 @@
+"""What a route costs when budgets are kept: paper MFLOPs, or milliseconds that a device was measured to need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canet_mobile.errors import CanetError
+from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
+from canet_mobile.files import read_json
+from canet_mobile.train.config import PAPER_COSTS, TrainConfig
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Costs in one unit.
+
+    Args:
+        unit: ``paper MFLOPs`` or ``ms``.
+        routes: of every route, [routes] float64, without the router.
+        router: of the router.
+        full: what budgets are shares of: SASRec-full's paper MFLOPs, or the largest route's milliseconds.
+    """
+
+    unit: str
+    routes: Values
+    router: float
+    full: float
+
+    def allowed(self, budget: float) -> float:
+        """What a user's route may cost on average so that, with the router, the budget is kept."""
+        return budget * self.full - self.router
+
+    def average(self, route_ids: NDArray[np.int64]) -> float:
+        """Average cost of users on these routes [n], router included."""
+        return float(self.routes[route_ids].mean()) + self.router
+
+
+def spending_of(config: TrainConfig, items: int) -> Spending:
+    """The costs that a configuration asks for.
+
+    Raises:
+        CanetError: the file of costs is not there, or does not tell what every route costs.
+    """
+    if config.costs == PAPER_COSTS:
+        routes = np.array([paper_mflops(items, config.length, route) for route in config.space])
+        router = router_paper_mflops(config.length, len(config.space))
+        return Spending("paper MFLOPs", routes, router, full_mflops(config, items))
+    return _measured(config, Path(config.costs))
+
+
+def _measured(config: TrainConfig, path: Path) -> Spending:
+    """A device table: ``{"unit": "ms", "router": 0.1, "routes": {"e64_h64_d2": 0.4, ...}}``."""
+    if not path.is_file():
+        raise CanetError(
+            "no such table of costs",
+            where=path,
+            fix="canet-mobile replay PACKAGE --every-route --costs-out FILE makes one",
+        )
+    table: Any = read_json(path)
+    if not isinstance(table, dict) or not isinstance(table.get("routes"), dict):
+        raise CanetError("is not a table of costs (no object 'routes')", where=path, fix=_EXAMPLE)
+    costs = [_number(table["routes"], route.entry, path) for route in config.space]
+    return Spending(
+        str(table.get("unit", "ms")),
+        np.array(costs),
+        _number(table, "router", path),
+        costs[config.space.id_of(config.space.largest)],
+    )
+
+
+_EXAMPLE = 'for example {"unit": "ms", "router": 0.1, "routes": {"e64_h64_d2": 0.4, ...}}'
+
+
+def _number(values: dict[str, Any], name: str, path: Path) -> float:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise CanetError(f"{name} = {value!r} is not a cost above zero", where=path, fix=_EXAMPLE)
+    return float(value)
+
+
+def average_mflops(config: TrainConfig, items: int, route_ids: NDArray[np.int64]) -> float:
+    """Average paper MFLOPs of users on these routes; the router's own cost is included unless SASRec."""
+    if config.model == "sasrec":
+        return sasrec_paper_mflops(items, config.length, config.hidden[0], config.depth[0])
+    costs = np.array([paper_mflops(items, config.length, route) for route in config.space])
+    return float(costs[route_ids].mean()) + router_paper_mflops(config.length, len(config.space))
+
+
+def full_mflops(config: TrainConfig, items: int) -> float:
+    """Paper MFLOPs of the plain SASRec as large as the space's largest route: what budgets are shares of."""
+    widest = config.space.largest
+    return sasrec_paper_mflops(items, config.length, widest.hidden, widest.depth)
