@@ -169,6 +169,21 @@ def test_the_router_is_pytorchs(exported: Exported) -> None:
         assert len(set(answers)) == len(POINTS)
 
 
+def test_compiled_models_take_the_routers_inputs_in_the_documented_order(exported: Exported) -> None:
+    from ai_edge_litert.compiled_model import CompiledModel, HardwareAccelerator, Options
+
+    options = Options(hardware_accelerators=HardwareAccelerator.CPU)
+    model = CompiledModel.from_file(str(exported.path), options=options)
+    index = model.get_signature_index("router")
+    inputs, outputs = model.create_input_buffers(index), model.create_output_buffers(index)
+    for seq in random_histories(5, ITEMS, LENGTH).numpy().astype(np.int32):
+        for point in range(len(POINTS)):
+            for buffer, data in zip(inputs, (seq, np.array([point], np.int32)), strict=True):
+                buffer.write(data)
+            model.run_by_index(index, inputs, outputs)
+            assert outputs[0].read(1, np.int32)[0] == run_router(exported.device, seq, point)[0]
+
+
 def test_a_point_that_does_not_exist_is_an_error(small: Exported) -> None:
     for point in (-1, len(POINTS)):
         with pytest.raises(RuntimeFailure, match="index out of bounds"):
