@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from conftest import random_histories
 pytest.importorskip("coremltools")
 
 from coreml_oracle import loaded, oracle
-from coreml_toys import ITEMS, LENGTH, Made, make, toy
+from coreml_toys import ITEMS, LENGTH, Made, inputs, make, toy
 
 from canet_export.coreml.export import MODEL_FILE
 from canet_export.coreml.mlpackage import MANIFEST, MODEL, WEIGHTS
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.replay.mil.interpreter import Loader, rounded
 from canet_mobile.replay.mil.model import MilError, open_mlpackage
 from canet_mobile.replay.mil.operators import OPERATORS, reduce_argmax
@@ -51,9 +53,10 @@ def test_coremltools_folds_the_file_to_the_same(
     for entry in ("router", "e32_h32_d1", ENTRY):
         path, function = made.place(entry)
         programs[path] = programs.get(path) or loaded(path)
-        for seq in random_histories(3, ITEMS, LENGTH).split(1):
-            theirs = oracle(programs[path], function, seq.int().numpy())
-            ours = made.run(entry, seq)
+        points = range(len(POINTS)) if entry == "router" else [BALANCED]
+        for seq, point in itertools.product(random_histories(3, ITEMS, LENGTH).split(1), points):
+            theirs = oracle(programs[path], function, inputs(entry, seq, point))
+            ours = made.run(entry, seq, point)
             assert {n: (v.dtype, v.shape) for n, v in ours.items()} == {
                 n: (v.dtype, v.shape) for n, v in theirs.items()
             }

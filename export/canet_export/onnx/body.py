@@ -241,8 +241,8 @@ def _one_value(value: float) -> object:
     return numpy_helper.from_array(np.array([value], np.float32))
 
 
-def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str) -> str:
-    """The router: its argmax, lowest id on ties, int64 [1]."""
+def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str, point: str) -> str:
+    """The router at an operating point [1]: its argmax, lowest id on ties, int64 [1]."""
     router = numbers.job.canet.router
     assert router is not None
     width = router.config.width
@@ -259,6 +259,8 @@ def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str) -> 
     head = hold(graph, numbers.plain("router.head", len(numbers.full["router.head_bias"]), width))
     bias = graph.constants.add("router.head_bias", numbers.full["router.head_bias"].detach().numpy())
     logits = multiply(graph, graph.node("Squeeze", state, graph.integers(1)), head, bias)
+    points = graph.constants.add("router.points", numbers.full["router.points"].numpy())
+    logits = graph.node("Add", logits, graph.node("Gather", points, point))
     return graph.node("ArgMax", logits, axis=-1, keepdims=0)
 
 
