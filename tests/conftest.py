@@ -34,7 +34,7 @@ def random_canet(
     table: str = "shared",
     seed: int = 0,
 ) -> Canet:
-    """An untrained CANet in eval mode whose every weight matters."""
+    """An untrained CANet in eval mode whose every weight matters; its operating points route differently."""
     torch.manual_seed(seed)
     space = space or RoutingSpace()
     supernet = Supernet(SupernetConfig(items, length, space))
@@ -44,6 +44,7 @@ def random_canet(
     lively(router, generator)
     if table == "shared":
         router.table_scale.fill_(1.7)
+    router.points.copy_(torch.randn(router.points.shape, generator=generator))
     return Canet(supernet, router).eval()
 
 

@@ -152,7 +152,7 @@ def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
         ({"input": [0] * 8}, "all padding"),
         ({"input": [1] + [0] * 6 + [2]}, "not left-padded"),
         ({"input": [0] * 7 + [61]}, "id 61"),
-        ({"route": 8}, "route 8"),
+        ({"routes": [0, 8, 1]}, "routes holds 8"),
         ({"entry": "e9_h9_d9"}, "not exported"),
         ({"ids": first["ids"][1:]}, "19 ids"),
         ({"ids": [*first["ids"][1:], 61]}, "ids hold 61"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import MANIFEST, read_json, sha256_file, verify_files
+from canet_mobile.model.points import BALANCED, POINTS, point_id
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.replay.archive import extracted
 from canet_mobile.replay.golden import GOLDEN, GoldenRow, read_golden
@@ -113,6 +114,26 @@ class Package:
         """Of route ids and item ids: int32 or int64."""
         return self.manifest["outputs"]["router"]["route"]["dtype"]
 
+    @property
+    def has_router(self) -> bool:
+        """Whether there is anything to route: not in a package of a plain SASRec, nor in a plain graph."""
+        return self.manifest["router"]["table"] is not None
+
+    def point(self, name: str) -> int:
+        """The id of an operating point: the router's second input.
+
+        Raises:
+            UsageError: there is no such point, or nothing here that a point other than the default changes.
+        """
+        point = point_id(name)
+        if point != BALANCED and not self.has_router:
+            raise UsageError(
+                f"the operating point {name!r} chooses nothing: the package has no router",
+                where=self.source,
+                fix=f"leave it out, or use {POINTS[BALANCED]}",
+            )
+        return point
+
     def route(self, route_id: int) -> PackageRoute:
         """The exported route with this id.
 
@@ -178,6 +199,7 @@ def _verified(source: Path, directory: Path, others: list[str] | None) -> Packag
     warnings = _unlisted(source, _present(directory) if others is None else others, names)
     space, routes = _routes(manifest, shown)
     _check_shapes(manifest, shown)
+    _check_points(manifest, shown)
     _check_item_map(directory / ITEM_MAP, manifest)
     golden = read_golden(directory / GOLDEN, manifest, space)
     return Package(source, directory, manifest, sha256_file(manifest_path), space, routes, golden, warnings)
@@ -242,6 +264,30 @@ def _check_shapes(manifest: dict[str, Any], where: Path) -> None:
             raise CanetError(f"{name} is {found}, expected {wanted}", where=where, fix=_AGAIN)
     if k > items:
         raise CanetError(f"k = {k} is more than the {items} items", where=where, fix=_AGAIN)
+
+
+def _check_points(manifest: dict[str, Any], where: Path) -> None:
+    """Operating points: all of POINTS in order where there is a router, and none where there is none."""
+    names = [] if manifest["router"]["table"] is None else list(POINTS)
+    found = [(row["id"], row["name"]) for row in manifest["operating_points"]]
+    if found != list(enumerate(names)):
+        raise CanetError(
+            f"operating_points are {found}, expected {list(enumerate(names))}", where=where, fix=_AGAIN
+        )
+    default = POINTS[BALANCED] if names else None
+    if manifest["default_point"] != default:
+        raise CanetError(
+            f"default_point is {manifest['default_point']!r}, expected {default!r}", where=where, fix=_AGAIN
+        )
+    entries = {route["entry"] for route in manifest["routes"]}
+    for row in manifest["operating_points"]:
+        for entry in row["shares"] or ():
+            if entry not in entries:
+                raise CanetError(
+                    f"operating point {row['name']} sends users to {entry!r}, which is not exported",
+                    where=where,
+                    fix=_AGAIN,
+                )
 
 
 def _check_item_map(path: Path, manifest: dict[str, Any]) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from canet_export.graph import BlockGraph, Leaf, Norm, RouteGraph, RouterGraph
+from canet_export.graph import BlockGraph, Norm, RouteGraph, RouterGraph
 from canet_export.integers import Quantized
 from canet_export.job import Job
+from canet_export.slices import Leaf
 from canet_export.tflite.export import MODEL_FILE
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.reading import Constant, Operation, read_signatures
