@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet
+from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
@@ -55,7 +56,7 @@ def open_device(package: Package, threads: int) -> Device:
         function = loaded[entry][0]
         given = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None]}
         if entry == ROUTER:
-            given["point"] = np.array([point], np.int32)
+            given[POINT_INPUT] = np.array([point], np.int32)
         with _failures(package, entry):
             start = time.perf_counter_ns()
             found = function(given)

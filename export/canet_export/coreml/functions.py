@@ -17,6 +17,7 @@ from canet_export.integers import ROUTER_TABLE, TABLE
 from canet_export.job import Job
 from canet_export.slices import Slice, panels
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
+from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.model.space import FFN, HEADS, Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
@@ -94,8 +95,8 @@ def router_function(store: Store, opset: Any) -> Any:
     """
     job, length = store.job, store.job.canet.supernet.config.length
     point = store.kit.mb.placeholder(shape=(1,), dtype=store.kit.types.int32)
-    with _function(store, opset, point=point) as function:
-        body, seq, point = Body(store, "fp32"), function.inputs["seq"], function.inputs["point"]
+    with _function(store, opset, **{POINT_INPUT: point}) as function:
+        body, seq, point = Body(store, "fp32"), function.inputs["seq"], function.inputs[POINT_INPUT]
         if job.canet.router is None:
             last = body.op("slice_by_index", "last", x=seq, begin=[0, length - 1], end=[1, length],
                            squeeze_mask=np.array([True, False]))  # fmt: skip

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_export.job import ExportResult, Job, Progress
-from canet_export.onnx.model import ASK_ONLY, FORCE, POINT, build_graph, build_model
+from canet_export.onnx.model import ASK_ONLY, FORCE, build_graph, build_model
 from canet_export.onnx.nodes import IR_VERSION, MINIMUM_ONNXRUNTIME, OPSET
 from canet_export.onnx.ort_format import require_same_answers, write_ort
 from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
-from canet_mobile.model.points import POINTS
+from canet_mobile.model.points import POINT_INPUT, POINTS
 
 MODEL_FILE = "canet.onnx"
 ORT_FILE = "canet.ort"
@@ -60,7 +60,7 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
         require_same_answers(path, out_dir / ORT_FILE, _probes(job))
         files = (MODEL_FILE, ORT_FILE, OPERATORS_FILE)
     interface: dict[str, Any] = {"style": "one_graph"}
-    interface |= {"plain": True} if job.plain else {"route_input": FORCE, "point_input": POINT}
+    interface |= {"plain": True} if job.plain else {"route_input": FORCE}
     runtime: dict[str, str | int | bool] = {
         "opset": OPSET,
         "ir_version": IR_VERSION,
@@ -91,7 +91,7 @@ def _probes(job: Job) -> list[dict[str, NDArray[np.int32]]]:
     seq[0, : length // 2] = 0
     if job.plain:
         return [{"seq": seq}]
-    given = [(POINT, point) for point in range(len(POINTS))]
+    given = [(POINT_INPUT, point) for point in range(len(POINTS))]
     given += [(FORCE, job.canet.space.id_of(route)) for route in (job.routes[0], job.routes[-1])]
     return [{"seq": seq}, *({"seq": seq, name: np.array([value], np.int32)} for name, value in given)]
 

@@ -14,10 +14,10 @@ from canet_export.onnx.body import Body, items_of, pad_mask, route_of
 from canet_export.onnx.nodes import Constants, Graph, model_of, used_names, value_info
 from canet_export.onnx.numbers import Numbers
 from canet_export.onnx.prefixes import Prefixes
-from canet_mobile.model.points import BALANCED
+from canet_mobile.model.points import BALANCED, POINT_INPUT
 
 INT32, INT64, FLOAT = 6, 7, 1  # TensorProto
-FORCE, POINT = "force_route", "point"
+FORCE = "force_route"
 ASK, ASK_ONLY = -1, -2  # values of force_route: run the router's route; run the router alone
 
 
@@ -79,7 +79,7 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
     only = ids[0] if job.canet.router is not None else 0  # as the reference answers without a router
     route = graph.constants.add("only_route", np.array([only], np.int64))
     if not job.plain:
-        inputs += [value_info(name, INT32, [1]) for name in (FORCE, POINT)]
+        inputs += [value_info(name, INT32, [1]) for name in (FORCE, POINT_INPUT)]
         route = _chosen(graph, numbers, route, items, pad)
     route = graph.rename(route, "route")
     if router_only:
@@ -115,10 +115,10 @@ def _nothing(graph: Graph, k: int) -> tuple[str, str]:
 def _chosen(graph: Graph, numbers: Numbers, only: str, items: str, pad: str) -> str:
     """The route id, int64 [1]: the forced one, else the router's. Forced, the router does not run."""
     graph.constants.add(FORCE, np.array([ASK], np.int32))
-    graph.constants.add(POINT, np.array([BALANCED], np.int32))
+    graph.constants.add(POINT_INPUT, np.array([BALANCED], np.int32))
     asks = graph.node("Less", FORCE, graph.scalar("pad_id", 0, np.int32))
 
     def ask(inner: Graph) -> str:
-        return route_of(inner, numbers, items, "seq", pad, POINT) if numbers.has_router else only
+        return route_of(inner, numbers, items, "seq", pad, POINT_INPUT) if numbers.has_router else only
 
     return graph.branch(asks, ask, lambda inner: inner.node("Cast", FORCE, to=INT64), INT64, [1])
