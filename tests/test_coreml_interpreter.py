@@ -70,6 +70,17 @@ def test_coremltools_folds_the_file_to_the_same(
                     assert abs(score - ours["scores"][0, -1]) <= tolerance
 
 
+@pytest.mark.parametrize("system", [None, "ios17"])
+def test_a_router_without_a_choice_takes_the_same_inputs(system: str | None, tmp_path: Path) -> None:
+    made = make(tmp_path, toy(table=None, space=one_route()), "int8", minimum_os=system)
+    path, function = made.place("router")
+    program = loaded(path)
+    assert set(program.functions[function].inputs) == {"seq", "point"}
+    for seq, point in itertools.product(random_histories(2, ITEMS, LENGTH).split(1), range(len(POINTS))):
+        theirs = oracle(program, function, inputs("router", seq, point))["route"]
+        assert theirs.tolist() == made.run("router", seq, point)["route"].tolist() == [0]
+
+
 def test_rounding_is_fp16s_and_can_be_left_out(int8: Made) -> None:
     third = torch.tensor([1 / 3, 70000.0])
     assert rounded(third, "fp16").tolist() == [float(np.float16(1 / 3)), float("inf")]
