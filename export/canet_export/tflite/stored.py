@@ -132,6 +132,7 @@ def expected_streams(graph: nn.Module, job: Job) -> dict[str, list[Expected]]:
             scalars = [Expected("table_scale", Tensor([graph.table_scale]))]
         block("block", graph.block)
         linear("head", graph.head)
+        lookups.append(Expected("points", graph.points))  # looked up behind the item table
     return {"tables": lookups, "matrices": matrices, "biases": biases, "vectors": vectors, "scalars": scalars}
 
 
