@@ -103,8 +103,8 @@ def test_a_manifest_of_another_version_is_refused(packages: Path, tmp_path: Path
 
     copy = Path(shutil.copytree(packages / name, tmp_path / "copy"))
     manifest = read_json(copy / "manifest.json")
-    write_json(copy / "manifest.json", {**manifest, "schema_version": 3})
-    with pytest.raises(CanetError, match="schema_version is 3"):
+    write_json(copy / "manifest.json", {**manifest, "schema_version": 4})
+    with pytest.raises(CanetError, match="schema_version is 4"):
         open_package(copy)
 
 
