@@ -87,8 +87,10 @@ int main(int argc, char** argv) {
     error = module.load_method(argv[n]);
     if (error != Error::Ok) return fail(argv[n], error);
     const double loaded = cpu_ms() - start;
-    std::vector<EValue> inputs{from_blob(history.data(), {1, length}, executorch::aten::ScalarType::Int)};
-    if (std::string(argv[n]) == "router") inputs.push_back(from_blob(&point, {1}, executorch::aten::ScalarType::Int));
+    auto seq = from_blob(history.data(), {1, length}, executorch::aten::ScalarType::Int);
+    auto at = from_blob(&point, {1}, executorch::aten::ScalarType::Int);
+    std::vector<EValue> inputs{seq};
+    if (std::string(argv[n]) == "router") inputs.push_back(at);
     std::vector<double> taken;
     for (int call = 0; call < calls; ++call) {
       start = cpu_ms();
