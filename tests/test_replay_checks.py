@@ -51,6 +51,7 @@ def failed(checks: dict[str, Check]) -> set[str]:
 def test_a_faithful_package_passes_every_check(package: Package, limits: Any) -> None:
     checks = all_checks(package, None, limits)
     assert all(check.passed for check in checks.values())
+    assert checks["router"].detail == "40 of 40 users routed alike at every operating point"
     expected = {"golden", limits.level, "router", "task"} | ({"overlap"} if limits is NUMERIC else set())
     assert set(checks) == expected
     assert (checks["golden"].cases, checks[limits.level].cases, checks["router"].cases) == (16, 24, 120)

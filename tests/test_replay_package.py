@@ -14,8 +14,10 @@ from replay_toys import ITEMS, K, refresh, toy_canet, write_package
 
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import read_json, write_json
+from canet_mobile.model.points import POINTS
 from canet_mobile.replay import archive
 from canet_mobile.replay.package import open_package
+from canet_mobile.schema import load_schema
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,12 @@ def test_what_an_opened_package_says(package: Path) -> None:
     assert opened.golden[0].line == 1
     assert (opened.golden[0].input > 0).sum() == 1
     assert opened.warnings == ()
+
+
+def test_the_schemas_name_the_operating_points() -> None:
+    row = load_schema("manifest")["properties"]["operating_points"]["items"]
+    assert row["properties"]["name"]["enum"] == list(POINTS)
+    assert load_schema("replay")["properties"]["point"]["enum"] == [*POINTS, None]
 
 
 def test_an_operating_point_is_found_by_name_where_something_is_routed(package: Path) -> None:

@@ -199,7 +199,10 @@ def _check_router(
         ]  # fmt: skip
     worst = int(np.argmin(agreements))
     alike = round(agreements[worst] * len(seqs))
-    detail = f"{alike} of {len(seqs)} users routed alike at {POINTS[worst]}, the worst operating point"
+    at = "every operating point"
+    if max(agreements) > agreements[worst]:
+        at = f"{POINTS[worst]}, the worst operating point"
+    detail = f"{alike} of {len(seqs)} users routed alike at {at}"
     return Check(
         "router", not failures, routes.size, agreements[worst], limits.router, detail, tuple(failures)
     )
