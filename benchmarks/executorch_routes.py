@@ -26,12 +26,14 @@ from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
 
 RESULTS = Path(__file__).parent / "results"
 ROUTER_HISTORIES = 1000
+POINT = torch.tensor([BALANCED], dtype=torch.int32)
 
 
 def random_canet(items: int, length: int, space: RoutingSpace, table: str) -> Canet:
@@ -58,13 +60,13 @@ def histories(items: int, length: int, count: int) -> torch.Tensor:
     return seqs * (torch.arange(length) >= length - sizes)
 
 
-def latency_ms(program: Any, entry: str, seq: torch.Tensor, runs: int) -> float:
+def latency_ms(program: Any, entry: str, inputs: list[torch.Tensor], runs: int) -> float:
     """Median CPU milliseconds of a call."""
     method = program.load_method(entry)
     taken = []
     for _ in range(runs + 5):
         start = time.process_time_ns()
-        method.execute([seq])
+        method.execute(inputs)
         taken.append(time.process_time_ns() - start)
     return statistics.median(taken[5:]) / 1e6
 
@@ -88,11 +90,11 @@ def measure(canet: Canet, quantize: str, runs: int) -> dict[str, Any]:
         program = Runtime.get().load_program(Path(folder) / result.model_file)
         route = program.load_method("router")
         agree = sum(
-            int(route.execute([seq[None]])[0]) == int(expected)
+            int(route.execute([seq[None], POINT])[0]) == int(expected)
             for seq, expected in zip(seqs, job.reference.route(seqs), strict=True)
         )
-        times = {r.entry: latency_ms(program, r.entry, seqs[:1], runs) for r in canet.space}
-        router_ms = latency_ms(program, "router", seqs[:1], runs)
+        times = {r.entry: latency_ms(program, r.entry, [seqs[:1]], runs) for r in canet.space}
+        router_ms = latency_ms(program, "router", [seqs[:1], POINT], runs)
     with tempfile.TemporaryDirectory() as folder:
         alone_start = time.process_time()
         export(replace(job, routes=(canet.space.largest,)), Path(folder))

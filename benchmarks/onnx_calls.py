@@ -22,6 +22,7 @@ from _stock import plain_sasrec
 from _stock_onnx import export_stock, open_stock
 
 from canet_mobile.data.split import held_out
+from canet_mobile.model.points import BALANCED
 from canet_mobile.replay.device import open_device, recommend
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import find_dataset
@@ -42,13 +43,17 @@ def ways(package: Package, work: Path) -> dict[str, Callable[[np.ndarray], Any]]
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(str(package.model_path), options, providers=["CPUExecutionProvider"])
+    smallest, full = package.routes[0].entry, package.routes[-1].entry
+    balanced = np.array([BALANCED], np.int32)
     return {
         "stock_fp32": open_stock(path, 1),
-        "router": lambda seq: device.call("router", seq),
-        "smallest": lambda seq: device.call(package.routes[0].entry, seq),
-        "full": lambda seq: device.call(package.routes[-1].entry, seq),
+        "router": lambda seq: device.call("router", seq, BALANCED),
+        "smallest": lambda seq: device.call(smallest, seq, BALANCED),
+        "full": lambda seq: device.call(full, seq, BALANCED),
         "router_then_route": lambda seq: recommend(device, package, seq),
-        "one_call": lambda seq: session.run(["route", "scores", "ids"], {"seq": seq[None]}),
+        "one_call": lambda seq: session.run(
+            ["route", "scores", "ids"], {"seq": seq[None], "point": balanced}
+        ),
     }
 
 

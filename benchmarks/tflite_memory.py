@@ -21,10 +21,16 @@ import numpy as np
 
 from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine, quiet_stderr, resident_bytes
+from canet_mobile.model.points import BALANCED, POINT_INPUT
 from canet_mobile.replay.device import ROUTER
 from canet_mobile.replay.package import Package, open_package
 
 RESULTS = Path(__file__).parent / "results" / "tflite_memory.json"
+
+
+def inputs_of(entry: str, seq: np.ndarray) -> dict[str, np.ndarray]:
+    """What an entry is given: a history [1, L], and the router its operating point besides."""
+    return {"seq": seq} | ({POINT_INPUT: np.array([BALANCED], np.int32)} if entry == ROUTER else {})
 
 
 def ordinary_root(package: Package, entries: list[str], seq: np.ndarray, _: Path) -> Any:
@@ -33,7 +39,7 @@ def ordinary_root(package: Package, entries: list[str], seq: np.ndarray, _: Path
 
     interpreter = Interpreter(model_path=str(package.model_path), num_threads=1)
     for entry in entries:
-        interpreter.get_signature_runner(entry)(seq=seq)
+        interpreter.get_signature_runner(entry)(**inputs_of(entry, seq))
     return interpreter
 
 
@@ -43,7 +49,7 @@ def entry_roots(package: Package, entries: list[str], seq: np.ndarray, _: Path) 
 
     device = open_device(package)
     for entry in entries:
-        device.call(entry, seq[0])
+        device.call(entry, seq[0], BALANCED)
     return device
 
 
@@ -58,7 +64,8 @@ def compiled(package: Package, entries: list[str], seq: np.ndarray, cache: Path 
     for entry in entries:
         index = model.get_signature_index(entry)
         inputs, outputs = model.create_input_buffers(index), model.create_output_buffers(index)
-        inputs[0].write(seq.ravel())
+        for buffer, data in zip(inputs, inputs_of(entry, seq).values(), strict=True):
+            buffer.write(data.ravel())
         model.run_by_index(index, inputs, outputs)
         held += [inputs, outputs]
     return model, held

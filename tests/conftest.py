@@ -26,6 +26,12 @@ def lively(module: torch.nn.Module, generator: torch.Generator) -> None:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
+def toy_points(routes: int, generator: torch.Generator) -> torch.Tensor:
+    """Offsets [operating points, routes] that lean to small routes, to none, and to large ones."""
+    lean = torch.tensor([[-2.0], [0.0], [2.0]]) * torch.linspace(-1, 1, routes)
+    return lean + 0.2 * torch.randn(lean.shape, generator=generator)
+
+
 def random_canet(
     *,
     items: int = 300,
@@ -34,7 +40,7 @@ def random_canet(
     table: str = "shared",
     seed: int = 0,
 ) -> Canet:
-    """An untrained CANet in eval mode whose every weight matters."""
+    """An untrained CANet in eval mode whose every weight matters; its operating points route differently."""
     torch.manual_seed(seed)
     space = space or RoutingSpace()
     supernet = Supernet(SupernetConfig(items, length, space))
@@ -44,6 +50,7 @@ def random_canet(
     lively(router, generator)
     if table == "shared":
         router.table_scale.fill_(1.7)
+    router.points.copy_(toy_points(len(space), generator))
     return Canet(supernet, router).eval()
 
 

@@ -26,8 +26,8 @@ def loaded(path: Path) -> Any:
         return load.load(spec, spec.specificationVersion, str(weights))
 
 
-def oracle(program: Any, function: str, seq: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    """Outputs of one function for one history [1, L], by constant folding alone.
+def oracle(program: Any, function: str, given: dict[str, NDArray[np.int32]]) -> dict[str, NDArray[Any]]:
+    """Outputs of one function for its inputs by name, by constant folding alone.
 
     Raises:
         AssertionError: an operation cannot be folded.
@@ -37,7 +37,7 @@ def oracle(program: Any, function: str, seq: NDArray[np.int32]) -> dict[str, NDA
 
     source = program.functions[function]
     with quiet(), Function({}, opset_version=source.opset_version):
-        values: dict[str, Any] = {"seq": mb.const(val=seq, name="seq")}
+        values: dict[str, Any] = {name: mb.const(val=given[name], name=name) for name in source.inputs}
         for number, op in enumerate(source.operations):
             if op.op_type == "const":
                 values[op.outputs[0].name] = mb.const(val=op.outputs[0].val, name=f"c{number}")

@@ -15,6 +15,7 @@ from canet_export.coreml.export import MAIN, export
 from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -47,9 +48,18 @@ def toy(
         return Canet(supernet, None).eval()
     router = Router(RouterConfig(items, LENGTH, len(space), table, width=router_width))  # type: ignore[arg-type]
     lively(router, generator)
+    router.points.normal_(generator=generator)
     if table == "shared":
         router.table_scale.fill_(7.5)
+    else:
+        router.item_table.data.mul_(20)  # so that the history says more than the biases
     return Canet(supernet, router).eval()
+
+
+def inputs(entry: str, seq: Tensor, point: int = BALANCED) -> dict[str, np.ndarray]:
+    """What an entry is given: one history [1, L], and the router an operating point."""
+    given = {"seq": seq.to(torch.int32).numpy()}
+    return given | {"point": np.array([point], np.int32)} if entry == "router" else given
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,11 @@ class Made:
         """The opened .mlpackage of an entry."""
         return open_mlpackage(self.place(entry)[0])
 
-    def run(self, entry: str, seq: Tensor) -> dict[str, np.ndarray]:
-        """An entry on one history [1, L]."""
+    def run(self, entry: str, seq: Tensor, point: int = BALANCED) -> dict[str, np.ndarray]:
+        """An entry on one history [1, L]; the router at an operating point."""
         if entry not in self.programs:
             self.programs[entry] = Loader(self.model(entry)).load(self.place(entry)[1])
-        return self.programs[entry](seq=seq.to(torch.int32).numpy())
+        return self.programs[entry](**inputs(entry, seq, point))
 
     def require_alike(self, entry: str, seq: Tensor) -> None:
         """The entry's list is that of PyTorch with the same numbers."""

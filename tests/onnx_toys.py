@@ -16,6 +16,7 @@ from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_export.onnx.export import export
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -56,6 +57,7 @@ def toy(
         lively(router, generator)
         with torch.no_grad():
             router.head_weight.mul_(3)
+            router.points.normal_(generator=generator)
             if table == "shared":
                 router.table_scale.fill_(1.5)
             else:
@@ -72,20 +74,21 @@ class Exported:
     folder: Path
     session: Any
 
-    def answer(self, seq: np.ndarray, force: int | None = None) -> tuple[Any, ...]:
-        """route, scores, ids of one history [L] (or of several, [N, L])."""
+    def answer(self, seq: np.ndarray, force: int | None = None, point: int | None = None) -> tuple[Any, ...]:
+        """route, scores, ids of one history [L] (or of several, [N, L]); what is None is left out."""
         feeds = {"seq": np.atleast_2d(seq).astype(np.int32)}
-        if force is not None:
-            feeds["force_route"] = np.array([force], np.int32)
+        for name, value in (("force_route", force), ("point", point)):
+            if value is not None:
+                feeds[name] = np.array([value], np.int32)
         return tuple(self.session.run(["route", "scores", "ids"], feeds))
 
     def expected(self, seq: np.ndarray, route: Route) -> torch.Tensor:
         """PyTorch's score of every class, with the package's numbers."""
         return route_scores(self.job.reference, np.atleast_2d(seq), route, self.job.seen)[0]
 
-    def expected_route(self, seq: np.ndarray) -> int:
+    def expected_route(self, seq: np.ndarray, point: int = BALANCED) -> int:
         """PyTorch's route."""
-        return int(self.job.reference.route(torch.from_numpy(np.atleast_2d(seq)).long()))
+        return int(self.job.reference.route(torch.from_numpy(np.atleast_2d(seq)).long(), point))
 
 
 def open_session(path: Path) -> Any:

@@ -15,15 +15,17 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import random_canet
 
+from canet_export.measured import unmeasured_points
 from canet_mobile.cli.export import export
 from canet_mobile.data.dataset import Content, Dataset, write_dataset
 from canet_mobile.data.split import HeldOut
 from canet_mobile.files import describe_files, read_json, sha256_file, write_json
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.device import Answer, Device
 from canet_mobile.replay.package import Package
-from canet_mobile.replay.reference import route_scores
+from canet_mobile.replay.reference import route_scores, routes_at
 from canet_mobile.train.checkpoint import identity, save_weights
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.run import Run, new_run, save_run
@@ -41,6 +43,7 @@ def toy_canet(seed: int = 0, space: RoutingSpace = SPACE) -> Canet:
         canet.supernet.classifier_bias[0] = -1e4
         if canet.router is not None:
             canet.router.head_weight.mul_(3)
+            canet.router.points.mul_(3)
     return canet
 
 
@@ -73,7 +76,7 @@ def golden_rows(canet: Canet, seen: str = "keep") -> list[dict[str, Any]]:
             rows.append(
                 {
                     "input": seq.tolist(),
-                    "route": int(canet.route(torch.from_numpy(seq[None]).long())[0]),
+                    "routes": [int(routes_at(canet, seq[None], point)[0]) for point in range(len(POINTS))],
                     "entry": route.entry,
                     "scores": best.values.tolist(),
                     "ids": best.indices.tolist(),
@@ -108,7 +111,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "separate_files",
     )
     manifest = {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "package",
         "name": "toy",
         "created_by": "canet-mobile 0.1.0",
@@ -133,7 +136,9 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "space": space.to_json(),
         "router": {"entry": "router", "table": "shared", "paper_mflops": 0.1, "executed_mflops": 0.1},
         "routes": routes,
-        "interface": {"style": "entries"},
+        "operating_points": unmeasured_points(),
+        "default_point": "balanced",
+        "interface": {"style": "entries", "point_input": "point"},
         "runtime": {},
         "parts": [],
         "integers": None,
@@ -212,13 +217,19 @@ Outputs = tuple[np.ndarray, ...]
 
 
 def torch_device(
-    package: Package, canet: Canet, change: Callable[[str, np.ndarray, Outputs], Outputs] | None = None
+    package: Package,
+    canet: Canet,
+    change: Callable[[str, np.ndarray, Outputs], Outputs] | None = None,
+    asked: Callable[[int], int] = lambda point: point,
 ) -> Device:
-    """A device that answers by PyTorch; ``change(entry, seq, outputs)`` may spoil its answers."""
+    """A device that answers by PyTorch; ``change(entry, seq, outputs)`` may spoil its answers.
 
-    def call(entry: str, seq: np.ndarray) -> Answer:
+    ``asked(point)`` is the operating point that its router takes for ``point``: another one spoils it too.
+    """
+
+    def call(entry: str, seq: np.ndarray, point: int) -> Answer:
         if entry == "router":
-            outputs: Outputs = (canet.route(torch.from_numpy(seq[None]).long()).numpy(),)
+            outputs: Outputs = (routes_at(canet, seq[None], asked(point)),)
         else:
             seen = package.manifest["seen"]
             best = route_scores(canet, seq[None], canet.space.named(entry), seen).topk(package.k)

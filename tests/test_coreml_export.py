@@ -23,8 +23,10 @@ from canet_export.coreml.toolkit import toolkit
 from canet_export.graph import restricted
 from canet_export.job import Job
 from canet_mobile.errors import CanetError, UsageError
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.mil.model import open_mlpackage
+from canet_mobile.replay.mil.interpreter import Loader
+from canet_mobile.replay.mil.model import MilError, open_mlpackage
 
 NARROW = RoutingSpace((8, 16), (8, 16), (1, 3))
 CASES: dict[str, Callable[[], tuple[Any, str, dict[str, Any]]]] = {
@@ -64,11 +66,33 @@ def test_every_route_is_pytorch_with_the_same_numbers(made: Made) -> None:
             made.require_alike(route.entry, seq)
 
 
-def test_the_router_is_pytorchs(made: Made) -> None:
+def test_the_router_is_pytorchs_at_every_point(made: Made) -> None:
+    answers = []
     for seq in random_histories(40, ITEMS, LENGTH, seed=1).split(1):
-        found = made.run("router", seq)["route"]
-        assert (found.dtype, found.shape) == (np.int32, (1,))
-        assert int(found[0]) == int(made.job.reference.route(seq))
+        found = [made.run("router", seq, point)["route"] for point in range(len(POINTS))]
+        assert {(route.dtype.name, route.shape) for route in found} == {("int32", (1,))}
+        answers.append([int(route[0]) for route in found])
+        assert answers[-1] == [int(made.job.reference.route(seq, point)) for point in range(len(POINTS))]
+    assert set(made.programs["router"].inputs) == {"seq", "point"}
+    if made.job.canet.router is None:
+        assert not np.any(answers)
+    else:
+        assert len({tuple(column) for column in zip(*answers, strict=True)}) == len(POINTS)
+
+
+@pytest.mark.parametrize("point", [-1, len(POINTS)])
+def test_there_are_no_other_points(int8: Made, point: int) -> None:
+    with pytest.raises(MilError, match="router: the operation gather 'offsets'"):
+        int8.run("router", random_histories(1, ITEMS, LENGTH), point)
+
+
+def test_the_router_must_be_told_its_point(int8: Made) -> None:
+    program = Loader(int8.model()).load("router")
+    seq = np.ones((1, LENGTH), np.int32)
+    with pytest.raises(MilError, match=r"router: the input point is not int32 \[1\]"):
+        program(seq=seq)
+    with pytest.raises(MilError, match=r"router: the input point is not int32 \[1\]"):
+        program(seq=seq, point=np.array([1], np.int64))
 
 
 def test_every_file_is_listed_and_counted(made: Made) -> None:
@@ -105,10 +129,14 @@ def test_the_package_tells_an_app_what_is_in_it(int8: Made) -> None:
     table = json.loads(spec.description.metadata.userDefined[ROUTES_KEY])
     assert table["routes"] == [{"id": n, "name": route.entry} for n, route in enumerate(SPACE)]
     assert (table["length"], table["k"], table["seen"]) == (LENGTH, int8.job.k, "keep")
+    assert table["points"] == ["saver", "balanced", "best"]
     for function in spec.description.functions:
-        assert [f.name for f in function.input] == ["seq"]
-        names = ["route"] if function.name == "router" else ["scores", "ids"]
-        assert [f.name for f in function.output] == names
+        given = {f.name: list(f.type.multiArrayType.shape) for f in function.input}
+        names = [f.name for f in function.output]
+        if function.name == "router":
+            assert (given, names) == ({"seq": [1, LENGTH], "point": [1]}, ["route"])
+        else:
+            assert (given, names) == ({"seq": [1, LENGTH]}, ["scores", "ids"])
     import coremltools
 
     model = coremltools.models.MLModel(
@@ -158,7 +186,8 @@ def test_some_routes_only(tmp_path: Path) -> None:
     made = make(tmp_path, canet, "int8", routes=routes)
     assert set(made.model().functions) == {"router", routes[0].entry}
     for seq in random_histories(5, ITEMS, LENGTH).split(1):
-        assert made.run("router", seq)["route"].tolist() == [1]
+        for point in range(len(POINTS)):
+            assert made.run("router", seq, point)["route"].tolist() == [1]
     assert made.result.sizes.full_model_alone_bytes > 0  # type: ignore[operator]
 
 
@@ -175,7 +204,8 @@ def test_ios17_has_a_package_per_entry(tmp_path: Path) -> None:
         spec = open_mlpackage(made.place(entry)[0]).spec
         assert spec.specificationVersion == 8
         assert list(spec.mlProgram.functions) == ["main"]
-        assert [f.name for f in spec.description.input] == ["seq"]
+        inputs = ["seq", "point"] if entry == "router" else ["seq"]
+        assert [f.name for f in spec.description.input] == inputs
         text = spec.SerializeToString()
         assert b"blockwise_shift_scale" not in text
         assert b"CoreML7" in text

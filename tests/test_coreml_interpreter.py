@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from conftest import random_histories
 pytest.importorskip("coremltools")
 
 from coreml_oracle import loaded, oracle
-from coreml_toys import ITEMS, LENGTH, Made, make, toy
+from coreml_toys import ITEMS, LENGTH, Made, inputs, make, toy
 
 from canet_export.coreml.export import MODEL_FILE
 from canet_export.coreml.mlpackage import MANIFEST, MODEL, WEIGHTS
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.replay.mil.interpreter import Loader, rounded
 from canet_mobile.replay.mil.model import MilError, open_mlpackage
 from canet_mobile.replay.mil.operators import OPERATORS, reduce_argmax
@@ -51,9 +53,10 @@ def test_coremltools_folds_the_file_to_the_same(
     for entry in ("router", "e32_h32_d1", ENTRY):
         path, function = made.place(entry)
         programs[path] = programs.get(path) or loaded(path)
-        for seq in random_histories(3, ITEMS, LENGTH).split(1):
-            theirs = oracle(programs[path], function, seq.int().numpy())
-            ours = made.run(entry, seq)
+        points = range(len(POINTS)) if entry == "router" else [BALANCED]
+        for seq, point in itertools.product(random_histories(3, ITEMS, LENGTH).split(1), points):
+            theirs = oracle(programs[path], function, inputs(entry, seq, point))
+            ours = made.run(entry, seq, point)
             assert {n: (v.dtype, v.shape) for n, v in ours.items()} == {
                 n: (v.dtype, v.shape) for n, v in theirs.items()
             }
@@ -65,6 +68,17 @@ def test_coremltools_folds_the_file_to_the_same(
             for item, score in zip(theirs["ids"][0], theirs["scores"][0], strict=True):
                 if item not in ours["ids"]:  # only where it ties with the last
                     assert abs(score - ours["scores"][0, -1]) <= tolerance
+
+
+@pytest.mark.parametrize("system", [None, "ios17"])
+def test_a_router_without_a_choice_takes_the_same_inputs(system: str | None, tmp_path: Path) -> None:
+    made = make(tmp_path, toy(table=None, space=one_route()), "int8", minimum_os=system)
+    path, function = made.place("router")
+    program = loaded(path)
+    assert set(program.functions[function].inputs) == {"seq", "point"}
+    for seq, point in itertools.product(random_histories(2, ITEMS, LENGTH).split(1), range(len(POINTS))):
+        theirs = oracle(program, function, inputs("router", seq, point))["route"]
+        assert theirs.tolist() == made.run("router", seq, point)["route"].tolist() == [0]
 
 
 def test_rounding_is_fp16s_and_can_be_left_out(int8: Made) -> None:

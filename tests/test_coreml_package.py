@@ -30,9 +30,10 @@ from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import describe_files, read_json, write_json
-from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
+from canet_mobile.model.points import POINTS
+from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
 from canet_mobile.replay.package import Package, open_package
-from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.replay.reference import exported_job, routed_lists, routes_at
 from canet_mobile.replay.runtimes import coreml as runtime
 
 K = 10
@@ -57,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_the_manifest_says_what_an_app_needs(world: World) -> None:
     manifest = read_json(world.package / "manifest.json")
     assert manifest["model_file"] == FILE
-    assert manifest["interface"] == {"style": "entries"}
+    assert manifest["interface"] == {"style": "entries", "point_input": "point"}
     assert manifest["outputs"]["route"]["ids"] == {"shape": [1, K], "dtype": "int32"}
     assert manifest["minimum_os"] == {"ios": "18.0", "macos": "15.0"}
     assert manifest["runtime"] == {
@@ -80,6 +81,23 @@ def test_the_host_recommends_what_pytorch_does(world: World, tmp_path: Path) -> 
         assert found.route == expected.routes[row]
         assert found.ids.tolist() == expected.ids[row].tolist()
         np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [(), ("--minimum-os", "ios17")])
+def test_every_operating_point_routes_as_pytorch_does(
+    world: World, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = exported(world.run, tmp_path / "older", *options) if options else world.package
+    package = open_package(out)
+    device = open_device(package)
+    same = exported_job(package, world.canet).reference
+    seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
+    chosen = set()
+    for point in range(len(POINTS)):
+        routes = [recommend(device, package, seq, point).route for seq in seqs]
+        assert routes == routes_at(same, seqs, point).tolist()
+        chosen.add(tuple(routes))
+    assert len(chosen) == len(POINTS)
 
 
 def test_a_zip_runs_too(world: World, tmp_path: Path) -> None:
@@ -139,6 +157,21 @@ def test_parity_passes_and_a_changed_weight_is_exit_code_3(world: World, tmp_pat
     assert getattr(result.exception, "exit_code", None) == 3
     assert "supernet.item_table: integers: expected" in str(result.exception)
     assert "at [9, 5]" in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [(), ("--minimum-os", "ios17")])
+def test_altered_points_are_exit_code_3(world: World, options: tuple[str, ...], tmp_path: Path) -> None:
+    assert world.canet.router is not None
+    points = world.canet.router.points.numpy()
+    out = exported(world.run, tmp_path / "older", *options) if options else world.copy(tmp_path)
+    weights = out / ("router.mlpackage" if options else FILE) / WEIGHTS
+    data = weights.read_bytes()
+    assert data.count(points.tobytes()) == 1
+    weights.write_bytes(data.replace(points.tobytes(), points[[1, 1, 2]].tobytes()))
+    relist(out)
+    result = invoke(parity, out, "--run", world.run)
+    assert getattr(result.exception, "exit_code", None) == 3
+    assert "weights: router, router.points: expected" in str(result.exception)
 
 
 def test_replay_reports_accuracy_and_says_what_ran(world: World) -> None:
@@ -201,6 +234,9 @@ def test_on_macos_core_ml_is_asked(world: World, monkeypatch: pytest.MonkeyPatch
 
         def predict(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             assert given["seq"].shape == (1, LENGTH)
+            if "point" in given:
+                assert (given["point"].dtype, given["point"].shape) == (np.int32, (1,))
+                return {"route": given["point"].astype(np.int64)}
             return {"ids": np.arange(K, dtype=np.int64)[None], "scores": np.ones((1, K), np.float16)}
 
     fake = SimpleNamespace(
@@ -214,4 +250,6 @@ def test_on_macos_core_ml_is_asked(world: World, monkeypatch: pytest.MonkeyPatch
     scores, ids, _ = run_entry(device, "e8_h8_d1", np.ones(LENGTH, np.int32), K)
     assert scores.tolist() == [1] * K
     assert ids.tolist() == list(range(K))
-    assert asked == [(str(package.model_path), "ALL", "e8_h8_d1")]
+    for point in range(len(POINTS)):
+        assert run_router(device, np.ones(LENGTH, np.int32), point)[0] == point
+    assert asked == [(str(package.model_path), "ALL", entry) for entry in ("e8_h8_d1", "router")]

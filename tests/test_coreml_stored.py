@@ -105,6 +105,28 @@ def test_a_flipped_bit_is_named(tmp_path: Path) -> None:
             assert "(1 of " in failure.found
 
 
+def test_altered_points_are_named(made: Made, tmp_path: Path) -> None:
+    """The offsets of one operating point, and two points exchanged."""
+    folder = tmp_path / "copy"
+    shutil.copytree(made.folder, folder)
+    model = open_mlpackage(folder / made.place("router")[0].name)
+    expected = list(Expectations(made.job, shared=not made.job.minimum_os).of("router"))
+    found = list(found_constants(model, made.place("router")[1]))
+    (at,) = (n for n, constant in enumerate(expected) if constant.name == "router.points")
+    blob = model.blob(*blob_offsets(found[at].source))
+    points = made.job.reference.router.points.numpy()  # type: ignore[union-attr]
+    whole = (model.path / WEIGHTS).read_bytes()
+    assert whole[blob.data : blob.data + blob.size] == points.tobytes()
+    cheaper = points.copy()
+    cheaper[2, -1] += 0.5
+    for changed, differ in ((cheaper, 1), (points[[1, 0, 2]], 2 * points.shape[1])):
+        spoiled = whole[: blob.data] + changed.tobytes() + whole[blob.data + blob.size :]
+        (model.path / WEIGHTS).write_bytes(spoiled)
+        (failure,) = check_stored(folder, made.job).failures
+        assert (failure.entry, failure.tensor) == ("router", "router.points")
+        assert f"({differ} of {points.size} differ)" in failure.found
+
+
 def test_numbers_in_the_protobuf_are_read_too(tmp_path: Path) -> None:
     made = make(tmp_path, toy(), "int8")
     path = made.folder / MODEL_FILE / MODEL

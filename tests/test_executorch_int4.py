@@ -18,6 +18,7 @@ from canet_export.executorch.stored import check_stored
 from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_mobile.machine import quiet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.checks import LIMITS
 
@@ -52,8 +53,10 @@ def test_routes_and_router_are_pytorch_with_the_same_integers(int4: Exported) ->
     graphs = job_graphs(int4.job)
     limits = LIMITS["int4"]
     for seq in random_histories(6, ITEMS, LENGTH).to(torch.int32).split(1):
-        (route,) = int4.program.load_method("router").execute([seq])
-        assert torch.equal(route, int4.job.reference.route(seq.long()))
+        for point in range(len(POINTS)):
+            inputs = [seq, torch.tensor([point], dtype=torch.int32)]
+            (route,) = int4.program.load_method("router").execute(inputs)
+            assert torch.equal(route, int4.job.reference.route(seq.long(), point))
         for entry in ("e32_h32_d2", "e32_h64_d2", "e64_h64_d2"):
             scores, ids = int4.program.load_method(entry).execute([seq])
             states = int4.job.reference.supernet.sliced(seq.long(), SPACE.named(entry))

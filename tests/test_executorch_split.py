@@ -26,6 +26,7 @@ from canet_mobile.cli.export import export as export_command
 from canet_mobile.cli.parity import parity
 from canet_mobile.files import read_json
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -90,7 +91,9 @@ def worst_error(found: Exported, device: Device, route: Route) -> float:
     for seq in random_histories(3, ITEMS, LENGTH).split(1):
         states = found.job.reference.supernet.sliced(seq, route)
         full = found.job.reference.supernet.scores(states[:, -1])
-        scores, ids = map(torch.from_numpy, device.call(route.entry, seq[0].numpy().astype(np.int32)).outputs)
+        scores, ids = map(
+            torch.from_numpy, device.call(route.entry, seq[0].numpy().astype(np.int32), BALANCED).outputs
+        )
         error = (scores - full.gather(1, ids)).abs().max() / full[:, 1:].abs().max()
         worst = max(worst, float(error))
     return worst
@@ -107,17 +110,18 @@ def test_every_route_runs_with_its_own_parts_alone(either: Exported, tmp_path: P
         device = either.opened(folder)
         assert worst_error(either, device, route) <= limit
         seq = random_histories(3, ITEMS, LENGTH)[2:]
-        (answer,) = device.call("router", seq[0].numpy().astype(np.int32)).outputs
-        assert int(answer[0]) == int(either.job.reference.route(seq))
+        for point in range(len(POINTS)):
+            (answer,) = device.call("router", seq[0].numpy().astype(np.int32), point).outputs
+            assert int(answer[0]) == int(either.job.reference.route(seq, point))
 
 
 def test_a_missing_part_is_named_with_the_method_that_needs_it(untied: Exported, tmp_path: Path) -> None:
     shutil.copy(untied.directory / "canet.pte", tmp_path / "canet.pte")
     device = untied.opened(tmp_path)
     one = np.ones(LENGTH, np.int32)
-    assert device.call("e16_h16_d1", one).outputs[0].shape == (1, K)
+    assert device.call("e16_h16_d1", one, BALANCED).outputs[0].shape == (1, K)
     with pytest.raises(RuntimeFailure, match=r"'e16_h16_d2' needs the part 'layers_h16_d2\.ptd'"):
-        device.call("e16_h16_d2", one)
+        device.call("e16_h16_d2", one, BALANCED)
 
 
 def test_a_part_that_is_damaged_is_a_runtime_failure(untied: Exported, tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ def test_a_part_that_is_damaged_is_a_runtime_failure(untied: Exported, tmp_path:
         shutil.copy(untied.directory / name, tmp_path / name)
     (tmp_path / "panel_e32.ptd").write_bytes(b"\0" * 300)
     with pytest.raises(RuntimeFailure):
-        untied.opened(tmp_path).call("e32_h32_d2", np.ones(LENGTH, np.int32))
+        untied.opened(tmp_path).call("e32_h32_d2", np.ones(LENGTH, np.int32), BALANCED)
 
 
 def test_parts_and_their_users(untied: Exported) -> None:

@@ -8,11 +8,13 @@ from conftest import random_canet
 from replay_toys import toy_queries
 
 from canet_export import accuracy
-from canet_export.accuracy import Choice, choose_integers, measure_accuracy, require_accuracy
+from canet_export.accuracy import Choice, choose_integers, require_accuracy
 from canet_export.integers import quantize_model
 from canet_export.job import Job
+from canet_export.measured import measure
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.space import RoutingSpace
 
 SPACE = RoutingSpace((32, 64), (32,), (1, 2))
@@ -49,7 +51,11 @@ def test_the_first_choice_that_the_router_agrees_with_is_taken(monkeypatch: pyte
         accuracy.dequantized(canet, quantize_model(canet, 4, higher=higher)) for higher in accuracy.HIGHER[4]
     ]
     seqs = torch.from_numpy(QUERIES.inputs(slice(None), 8)).long()
-    assert best.agreement == max(float((m.route(seqs) == canet.route(seqs)).double().mean()) for m in tried)
+    worst = [
+        min(float((m.route(seqs, p) == canet.route(seqs, p)).double().mean()) for p in range(len(POINTS)))
+        for m in tried
+    ]
+    assert best.agreement == max(worst)
 
 
 def test_a_router_that_reads_its_own_table_gets_it_back_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +64,7 @@ def test_a_router_that_reads_its_own_table_gets_it_back_in_float32(monkeypatch: 
     found = choose_integers(canet, 8, QUERIES, "keep")
     seqs = torch.from_numpy(QUERIES.inputs(slice(None), 8)).long()
     plain = accuracy.dequantized(canet, quantize_model(canet, 8))
-    if torch.equal(plain.route(seqs), canet.route(seqs)):
+    if all(torch.equal(plain.route(seqs, p), canet.route(seqs, p)) for p in range(len(POINTS))):
         assert found.higher == frozenset()
     else:
         assert found.higher == {"router.item_table"}
@@ -85,15 +91,50 @@ def test_within_the_bound_nothing_is_said() -> None:
     require_accuracy(choice(before=0.0, after=0.0), "int4", 10)
 
 
-def test_the_manifests_accuracy_is_pytorchs_before_the_package_ran() -> None:
+def test_one_disagreeing_point_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    canet = sensitive_canet("shared")
+    assert canet.router is not None
+    with torch.no_grad():  # balanced and best give everybody one route, whatever the history
+        canet.router.points[1:] = 0.0
+        canet.router.points[1:, 2] = 1e4
+    monkeypatch.setattr(accuracy, "MIN_ROUTER_AGREEMENT", 0.0)
+    found = choose_integers(canet, 4, QUERIES, "keep")
+    same = accuracy.dequantized(canet, found.integers)
+    seqs = torch.from_numpy(QUERIES.inputs(slice(None), 8)).long()
+    agreements = [float((same.route(seqs, p) == canet.route(seqs, p)).double().mean()) for p in range(3)]
+    assert agreements[1:] == [1.0, 1.0]
+    assert found.agreement == agreements[0] < 1
+
+
+def test_the_manifests_figures_are_pytorchs_before_the_package_ran() -> None:
     canet = random_canet(items=60, length=8, space=SPACE)
     job = Job(canet, quantize_model(canet), "int8", SPACE.routes, 20)
-    found = measure_accuracy(canet, job, QUERIES)
-    assert found is not None
+    measured = measure(canet, job, QUERIES)
+    assert measured is not None
+    found, points = measured.accuracy(), measured.operating_points()
     assert (found["users"], found["split"], found["package_host"]) == (60, "validation", None)
     assert 0 <= found["pytorch_same_integers"] <= 1
-    assert measure_accuracy(canet, Job(canet, None, "fp32", SPACE.routes, 5), QUERIES) is None
-    exact = measure_accuracy(canet, Job(canet, None, "fp32", SPACE.routes, 20), QUERIES)
+    assert [(row["id"], row["name"]) for row in points] == list(enumerate(POINTS))
+    assert found["pytorch_fp32"] == points[1]["pytorch_fp32"]
+    seqs = torch.from_numpy(QUERIES.inputs(slice(None), 8)).long()
+    for row in points:
+        routes = job.reference.route(seqs, row["id"]).tolist()
+        entries = [SPACE.routes[route].entry for route in routes]
+        assert row["shares"] == {entry: pytest.approx(entries.count(entry) / 60) for entry in set(entries)}
+        assert row["executed_mflops"] > 0
+        assert row["package_host"] is None
+    assert len({str(row["shares"]) for row in points}) == 3
+    assert measure(canet, Job(canet, None, "fp32", SPACE.routes, 5), QUERIES) is None
+    exact = measure(canet, Job(canet, None, "fp32", SPACE.routes, 20), QUERIES)
     assert exact is not None
-    assert exact["pytorch_same_integers"] is None
-    assert exact["router_agreement"] == 1.0
+    assert {row["pytorch_same_integers"] for row in exact.operating_points()} == {None}
+    assert {row["router_agreement"] for row in exact.operating_points()} == {1.0}
+
+
+def test_a_model_without_a_router_has_figures_and_no_points() -> None:
+    space = RoutingSpace((32,), (32,), (2,))
+    canet = Canet(random_canet(items=60, length=8, space=space).supernet, None).eval()
+    measured = measure(canet, Job(canet, None, "fp32", space.routes, 20), QUERIES)
+    assert measured is not None
+    assert [figures.point for figures in measured.points] == [BALANCED]
+    assert measured.points[0].shares == {"e32_h32_d2": 1.0}

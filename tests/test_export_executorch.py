@@ -21,6 +21,7 @@ from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import Route, RoutingSpace
 
 pytest.importorskip("executorch")
@@ -104,10 +105,30 @@ def test_int8_routes_are_pytorch_with_the_same_integers(int8: Exported) -> None:
 @torch.no_grad()
 def test_the_router_is_pytorchs(either: Exported) -> None:
     router = either.program.load_method("router")
+    chosen = []
     for seq in random_histories(60, ITEMS, LENGTH).split(1):
-        (found,) = router.execute([seq.to(torch.int32)])
-        assert found.dtype == torch.int64
-        assert torch.equal(found, either.job.reference.route(seq))
+        for point in range(len(POINTS)):
+            (found,) = router.execute([seq.to(torch.int32), torch.tensor([point], dtype=torch.int32)])
+            assert found.dtype == torch.int64
+            assert torch.equal(found, either.job.reference.route(seq, point))
+            chosen.append(int(found))
+    assert len({tuple(chosen[point :: len(POINTS)]) for point in range(len(POINTS))}) == len(POINTS)
+
+
+def test_a_point_costs_one_look_up_outside_the_delegate(either: Exported) -> None:
+    router, route = either.result.delegation[:2]
+    own = 1 if either.integers is not None else 2  # of the item table's kind in float32
+    assert router.undelegated["aten::embedding.out"] == own
+    assert sum(router.undelegated.values()) == sum(route.undelegated.values()) + 1
+
+
+def test_a_point_that_does_not_exist_is_an_error(either: Exported) -> None:
+    router = either.program.load_method("router")
+    for point in (-1, len(POINTS)):
+        with pytest.raises(RuntimeError, match="0x12"):
+            router.execute(
+                [torch.ones(1, LENGTH, dtype=torch.int32), torch.tensor([point], dtype=torch.int32)]
+            )
 
 
 def test_every_method_is_one_delegate(either: Exported) -> None:
@@ -153,6 +174,17 @@ def test_a_changed_constant_is_a_failure_that_names_it(fp32: Exported, tmp_path:
     path.write_bytes(blob.replace(tensor_bytes(weight), tensor_bytes(weight + 1)))
     (failure,) = check_stored(tmp_path, fp32.job).failures
     assert (failure.entry, failure.tensor) == ("e8_h8_d2", "blocks.0.ffn1.weight")
+
+
+def test_altered_points_are_a_failure_that_names_them(either: Exported, tmp_path: Path) -> None:
+    path, blob = tmp_path / "canet.pte", bytearray(either.path.read_bytes())
+    assert either.job.canet.router is not None
+    place = blob.find(tensor_bytes(either.job.canet.router.points))
+    blob[place + 4] ^= 1  # the lowest bit of one offset
+    path.write_bytes(blob)
+    (failure,) = check_stored(tmp_path, either.job).failures
+    assert (failure.entry, failure.tensor) == ("router", "points")
+    assert f"1 other byte(s) at offset {place + 4} of canet.pte" in failure.found
 
 
 def test_constants_are_stored_once(either: Exported) -> None:

@@ -6,22 +6,17 @@ import pytest
 import torch
 from conftest import lively, random_canet, random_histories
 
-from canet_export.graph import (
-    ConstantRouter,
-    RouteGraph,
-    RouterGraph,
-    Weights,
-    leaves,
-    panels,
-    restricted,
-)
+from canet_export.graph import ConstantRouter, RouteGraph, RouterGraph, restricted
 from canet_export.integers import fold_residuals
+from canet_export.slices import Weights, leaves, panels
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet, SupernetConfig
 
 ITEMS, LENGTH, K = 60, 9, 10
+POINT_IDS = range(len(POINTS))
 SPACES = (
     RoutingSpace((8, 12, 20), (4, 8, 16), (1, 2, 3)),
     RoutingSpace((16,), (8,), (1,)),
@@ -45,7 +40,8 @@ def test_every_route_and_the_router_compute_what_the_model_does(space: RoutingSp
     weights = Weights(folded)
     router = RouterGraph(weights, folded)
     for seq in random_histories(6, ITEMS, LENGTH).to(torch.int32).split(1):
-        assert torch.equal(router(seq), canet.route(seq))
+        for point in POINT_IDS:
+            assert torch.equal(router(seq, torch.tensor([point], dtype=torch.int32)), canet.route(seq, point))
         for route in space:
             graph = RouteGraph(weights, folded, route, K, "keep")
             expected = scores(canet, seq, route.entry)
@@ -65,7 +61,9 @@ def test_a_tied_sasrec_without_projection_has_a_router_that_says_zero() -> None:
     graph = RouteGraph(Weights(fold_residuals(canet)), canet, space.largest, K, "keep")
     seq = random_histories(1, ITEMS, LENGTH).to(torch.int32)
     torch.testing.assert_close(graph.scores(seq), scores(canet, seq, "e8_h8_d2"), atol=1e-5, rtol=1e-5)
-    assert ConstantRouter()(seq).tolist() == [0]
+    assert [ConstantRouter()(seq, torch.tensor([p], dtype=torch.int32)).tolist() for p in POINT_IDS] == [
+        [0]
+    ] * 3
 
 
 def test_leaves_hold_storage_of_their_own() -> None:
@@ -95,9 +93,11 @@ def test_ties_of_the_router_go_to_the_lowest_id() -> None:
     router = Router(RouterConfig(ITEMS, LENGTH, len(space), "own", width=8))
     router.head_weight.zero_()
     router.head_bias.zero_()[[3, 7]] = 1.0
+    router.points[0, [5, 9]] = 2.0
     canet = Canet(random_canet(items=ITEMS, length=LENGTH, space=space).supernet, router).eval()
     seq = random_histories(1, ITEMS, LENGTH).to(torch.int32)
-    assert RouterGraph(Weights(canet), canet)(seq).tolist() == [3]
+    graph = RouterGraph(Weights(canet), canet)
+    assert [graph(seq, torch.tensor([p], dtype=torch.int32)).tolist() for p in POINT_IDS] == [[5], [3], [3]]
 
 
 @torch.no_grad()
@@ -105,11 +105,16 @@ def test_a_restricted_router_names_exported_routes_only() -> None:
     canet = random_canet(items=ITEMS, length=LENGTH, space=SPACES[0])
     assert restricted(canet, range(len(canet.space))) is canet
     seqs = random_histories(50, ITEMS, LENGTH)
+    assert canet.router is not None
+    canet.router.points[0, [2, 4]] = torch.tensor([3e4, -1.5e4])  # no offset brings back what is not exported
     narrowed = restricted(canet, [4, 11])
-    assert set(narrowed.route(seqs).tolist()) <= {4, 11}
-    free = canet.route(seqs)
-    kept = (free == 4) | (free == 11)
-    assert torch.equal(narrowed.route(seqs)[kept], free[kept])
+    for point in POINT_IDS:
+        found, free = narrowed.route(seqs, point), canet.route(seqs, point)
+        assert set(found.tolist()) <= {4, 11}
+        kept = (free == 4) | (free == 11)
+        assert torch.equal(found[kept], free[kept])
+    assert set(narrowed.route(seqs, 0).tolist()) == {11}
+    assert set(restricted(canet, [4]).route(seqs, 0).tolist()) == {4}
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import random_canet, random_histories
 
-from canet_export.graph import Slice
 from canet_export.integers import (
     IntegerModel,
     dequantized,
@@ -17,6 +16,7 @@ from canet_export.integers import (
     quantize,
     quantize_model,
 )
+from canet_export.slices import Slice
 from canet_mobile.errors import UsageError
 from canet_mobile.model.space import RoutingSpace
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import make_dataset, random_canet
 
 from canet_export import package as packaging
 from canet_mobile.cli.export import export
+from canet_mobile.cli.inspect import inspect
 from canet_mobile.cli.main import run as command_line
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError, ParityError, UsageError
+from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.files import describe_files
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.replay.device import open_device, recommend
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.parity import parity
+from canet_mobile.replay.reference import ranks_in_lists
 from canet_mobile.train.checkpoint import identity, save_weights
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.run import Run, load_model, new_run, save_run
@@ -89,10 +97,50 @@ def test_the_manifest_is_printed_and_names_its_sources(
     assert manifest["seen"] == seen_protocol(run.config, dataset)
     assert manifest["router"]["table"] == "own"
     assert [row["id"] for row in manifest["routes"]] == [0, 1]
+    assert manifest["interface"]["point_input"] == "point"
     lines = (made[0] / "items.csv").read_text().splitlines()
     first = dataset.item_table().sort("index").row(0, named=True)
     assert lines[:2] == ["index,item_id,title", f"1,{first['item_id']},{first['title'] or ''}"]
     assert len(lines) == dataset.num_items + 1
+
+
+def test_the_operating_points_are_measured_on_the_package(
+    world: tuple[Run, Dataset], made: tuple[Path, Any]
+) -> None:
+    package, canet = open_package(made[0]), load_model(world[0])
+    manifest, points = package.manifest, package.manifest["operating_points"]
+    assert [(row["id"], row["name"]) for row in points] == [(0, "saver"), (1, "balanced"), (2, "best")]
+    assert manifest["default_point"] == "balanced"
+    assert points[1]["package_host"] == manifest["accuracy"]["package_host"]
+    queries = held_out(world[1], "validation", limit=500)
+    device = open_device(package)
+    executed = {row["entry"]: row["executed_mflops"] for row in manifest["routes"]}
+    for row in points:
+        found = [
+            recommend(device, package, seq, row["id"]) for seq in queries.inputs(slice(None), package.length)
+        ]
+        used = Counter(package.route(answer.route).entry for answer in found)
+        assert row["shares"] == {entry: pytest.approx(count / len(found)) for entry, count in used.items()}
+        mean = sum(executed[entry] * share for entry, share in row["shares"].items())
+        assert row["executed_mflops"] == pytest.approx(mean + manifest["router"]["executed_mflops"], abs=1e-3)
+        ranks = ranks_in_lists(np.stack([answer.ids for answer in found]), queries.targets)
+        assert row["package_host"] == pytest.approx(float(ndcg(ranks, 10).mean()))
+    assert points[0]["executed_mflops"] < points[2]["executed_mflops"]
+    seqs = torch.from_numpy(queries.inputs(slice(None), package.length)).long()
+    assert (canet.route(seqs, 0) != canet.route(seqs, 2)).any()
+
+
+def test_without_users_nothing_is_measured(world: tuple[Run, Dataset], tmp_path: Path) -> None:
+    result = call(
+        world[0].directory, "--target", "executorch", "--quantize", "fp32", "--routes", "e8_h8_d1",
+        "--users", 0, "--out", tmp_path / "quick", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.exception
+    manifest = json.loads(result.stdout)
+    assert manifest["accuracy"] is None
+    fields = ("paper_mflops", "executed_mflops", "shares", "router_agreement", "pytorch_fp32", "package_host")
+    assert all(row[field] is None for row in manifest["operating_points"] for field in fields)
+    assert "not measured" in CliRunner().invoke(inspect, [str(tmp_path / "quick")]).stdout
 
 
 def test_the_zip_is_the_same_package(made: tuple[Path, Any]) -> None:
@@ -110,7 +158,10 @@ def test_some_routes_in_fp32_with_seen_items_excluded(world: tuple[Run, Dataset]
     assert "1 route(s)" in result.stdout
     assert "1 delegates for 1 routes" in result.stdout
     package = open_package(tmp_path / "one")
-    assert {row.route for row in package.golden} == {0}  # the router knows that the other route is not here
+    # The router knows that the other route is not here, at every operating point.
+    assert {row.routes for row in package.golden} == {(0, 0, 0)}
+    assert package.manifest["accuracy"] is None  # lists of 5 have no NDCG@10
+    assert [row["shares"] for row in package.manifest["operating_points"]] == [None, None, None]
     assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
 
 

@@ -18,10 +18,15 @@ from canet_export.targets import TARGETS, find_targets
 from canet_mobile.cli.export import export
 from canet_mobile.cli.inspect import inspect
 from canet_mobile.cli.parity import parity
+from canet_mobile.cli.replay import replay
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.files import read_json, write_json
-from canet_mobile.replay.device import open_device, recommend
+from canet_mobile.files import describe_files, read_json, write_json
+from canet_mobile.model.points import POINTS
+from canet_mobile.replay.device import open_device, recommend, run_router
 from canet_mobile.replay.package import open_package
+from canet_mobile.train.checkpoint import build_model, identity, save_weights
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.run import new_run, save_run
 
 for toolkit in ("executorch", "coremltools", "litert_torch", "onnxruntime"):
     pytest.importorskip(toolkit)
@@ -35,6 +40,21 @@ def call(command: Any, *arguments: object) -> Any:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     return make_run(root / "runs" / "first", make_dataset(root / "small")).directory
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a plain SASRec, untrained."""
+    root = tmp_path_factory.mktemp("plain")
+    dataset = make_dataset(root / "small")
+    config = TrainConfig(model="sasrec", embedding=(8,), hidden=(8,), depth=(2,), length=8)
+    run = new_run(root / "runs" / "plain", config, dataset, force=False)
+    model = build_model(config, dataset.num_items)
+    save_weights(run.directory / "model.safetensors", model, identity(config, dataset.content_hash))
+    run.manifest["checkpoints"] = {"model": describe_files(run.directory, ["model.safetensors"])[0]}
+    run.manifest["status"] = "finished"
+    save_run(run)
+    return run.directory
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +74,45 @@ def test_every_target_holds_the_same_integers_and_gives_the_same_lists(packages:
     answers = {}
     for name, package in opened.items():
         device = open_device(package)
-        answers[name] = [recommend(device, package, seq) for seq in histories]
+        answers[name] = [
+            recommend(device, package, seq, point) for seq in histories for point in range(len(POINTS))
+        ]
     for name, found in answers.items():
         for ours, theirs in zip(found, answers["onnx"], strict=True):
             assert ours.route == theirs.route, name
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=0.05 * np.abs(theirs.scores).max())
+
+
+def test_every_target_has_the_same_operating_points(packages: Path) -> None:
+    manifests = [open_package(packages / name).manifest for name in TARGETS]
+    points = [
+        [{**row, "package_host": None} for row in manifest["operating_points"]] for manifest in manifests
+    ]
+    assert all(each == points[0] for each in points)
+    assert {manifest["interface"]["point_input"] for manifest in manifests} == {"point"}
+    assert all(row["package_host"] is not None for each in manifests for row in each["operating_points"])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_plain_sasrec_takes_a_point_and_has_none(plain_run: Path, tmp_path: Path, name: str) -> None:
+    made = call(
+        export, plain_run, "--target", name, "--k", 10, "--users", 5, "--out", tmp_path / "plain", "--json"
+    )
+    assert made.exit_code == 0, made.exception
+    manifest = json.loads(made.stdout)
+    assert (manifest["operating_points"], manifest["default_point"]) == ([], None)
+    assert manifest["interface"]["point_input"] == "point"
+    assert manifest["accuracy"]["package_host"] is not None
+    package = open_package(tmp_path / "plain")
+    device = open_device(package)
+    for row in package.golden:
+        assert [run_router(device, row.input, point)[0] for point in range(len(POINTS))] == [0, 0, 0]
+    checked = call(parity, tmp_path / "plain", "--run", plain_run, "--users", 10, "--json")
+    assert {check["passed"] for check in json.loads(checked.stdout)["checks"]} <= {True, None}
+    replayed = call(replay, tmp_path / "plain", "--run", plain_run, "--limit", 5, "--json")
+    assert json.loads(replayed.stdout)["point"] is None
+    refused = call(replay, tmp_path / "plain", "--run", plain_run, "--point", "saver")
+    assert "'saver' chooses nothing: the package has no router" in str(refused.exception)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -103,8 +157,8 @@ def test_a_manifest_of_another_version_is_refused(packages: Path, tmp_path: Path
 
     copy = Path(shutil.copytree(packages / name, tmp_path / "copy"))
     manifest = read_json(copy / "manifest.json")
-    write_json(copy / "manifest.json", {**manifest, "schema_version": 3})
-    with pytest.raises(CanetError, match="schema_version is 3"):
+    write_json(copy / "manifest.json", {**manifest, "schema_version": 4})
+    with pytest.raises(CanetError, match="schema_version is 4"):
         open_package(copy)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from canet_mobile.errors import UsageError
 from canet_mobile.model.layers import attention_bias, dropout, head_major
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig, sample_routes
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -136,7 +137,9 @@ def test_routing_is_argmax_lowest_id_on_ties_and_independent_of_the_batch(canet)
         canet.router.head_weight.zero_()
         canet.router.head_bias.zero_()
         canet.router.head_bias[[5, 17]] = 2.0
-    assert canet.route(seq).tolist() == [5] * 20
+        canet.router.points.zero_()[0, [3, 9]] = 4.0
+    assert [set(canet.route(seq, point).tolist()) for point in (0, 1, 2)] == [{3}, {5}, {5}]
+    assert torch.equal(canet.route(seq), canet.route(seq, BALANCED))
 
 
 def test_the_last_position_alone_equals_the_whole_pass(canet) -> None:

@@ -25,12 +25,13 @@ from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json
+from canet_mobile.model.points import POINTS
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
 from canet_mobile.replay.package import open_package
-from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.replay.reference import exported_job, routed_lists, routes_at
 
 pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 K = 10
 
 
@@ -45,7 +46,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_the_manifest_says_how_the_graph_is_called(world: World) -> None:
     manifest = read_json(world.package / "manifest.json")
     assert manifest["model_file"] == "canet.onnx"
-    assert manifest["interface"] == {"style": "one_graph", "route_input": "force_route"}
+    interface = {"style": "one_graph", "route_input": "force_route", "point_input": "point"}
+    assert manifest["interface"] == interface
     assert manifest["outputs"]["router"]["route"]["dtype"] == "int64"
     runtime = manifest["runtime"]
     assert (runtime["opset"], runtime["ir_version"], runtime["router_alone"]) == (21, 10, -2)
@@ -68,6 +70,19 @@ def test_the_runtime_recommends_what_pytorch_does(world: World, tmp_path: Path) 
         np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
     assert device.program_ms > 0
     assert device.load("router") == 0
+
+
+def test_every_operating_point_routes_as_pytorch_does(world: World) -> None:
+    package = open_package(world.package)
+    device = open_device(package)
+    same = exported_job(package, world.canet).reference
+    seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
+    chosen = set()
+    for point in range(len(POINTS)):
+        routes = [recommend(device, package, seq, point).route for seq in seqs]
+        assert routes == routes_at(same, seqs, point).tolist()
+        chosen.add(tuple(routes))
+    assert len(chosen) == len(POINTS)
 
 
 def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path) -> None:
@@ -95,6 +110,16 @@ def test_a_graph_without_its_inputs_is_refused(world: World, tmp_path: Path) -> 
     interface = {"style": "one_graph", "route_input": "other_name"}
     refresh(broken, interface=interface)
     with pytest.raises(RuntimeFailure, match="does not have other_name"):
+        open_device(open_package(broken))
+    model = onnx.load(broken / "canet.onnx")
+    for values in (model.graph.input, model.graph.initializer):
+        values.remove(next(value for value in values if value.name == "point"))
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Constant", [], ["point"], value=onnx.helper.make_tensor("p", 6, [1], [1]))
+    )
+    onnx.save(model, broken / "canet.onnx")
+    refresh(broken, interface=read_json(world.package / "manifest.json")["interface"])
+    with pytest.raises(RuntimeFailure, match="does not have point, which the manifest promises"):
         open_device(open_package(broken))
 
 
@@ -127,6 +152,20 @@ def test_parity_passes_and_a_changed_weight_is_exit_code_3(world: World, tmp_pat
     assert "canet.ort: supernet.item_table" in str(result.exception)
 
 
+@pytest.mark.parametrize("file", ["canet.onnx", "canet.ort"])
+def test_altered_points_are_exit_code_3(world: World, file: str, tmp_path: Path) -> None:
+    assert world.canet.router is not None
+    points = world.canet.router.points.numpy()
+    spoiled = world.copy(tmp_path)
+    data = (spoiled / file).read_bytes()
+    assert data.count(points.tobytes()) == 1
+    (spoiled / file).write_bytes(data.replace(points.tobytes(), points[[1, 1, 2]].tobytes()))
+    refresh(spoiled)
+    result = invoke(parity, spoiled, "--run", world.run)
+    assert getattr(result.exception, "exit_code", None) == 3
+    assert f"{file}: router.points" in str(result.exception)
+
+
 @pytest.mark.parametrize("quantization", ["fp16", "int8"])
 def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path: Path) -> None:
     out = exported(world.run, tmp_path / "plain", "--route", "e8_h16_d2", "--quantize", quantization)
@@ -137,7 +176,8 @@ def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path:
     assert exported_job(package, world.canet).plain
     device = open_device(package)
     seq = np.arange(1, LENGTH + 1, dtype=np.int32)
-    assert run_router(device, seq)[0] == SPACE.id_of(SPACE.named("e8_h16_d2"))
+    for point in range(len(POINTS)):  # whichever is asked for
+        assert run_router(device, seq, point)[0] == SPACE.id_of(SPACE.named("e8_h16_d2"))
     assert len(run_entry(device, "e8_h16_d2", seq, K)[1]) == K
     result = invoke(parity, out, "--run", world.run)
     assert result.exit_code == 0, (result.exception, result.output)
@@ -147,7 +187,7 @@ def test_some_routes_with_seen_items_excluded(world: World, tmp_path: Path) -> N
     options = ("--routes", "e8_h8_d1,e16_h8_d2", "--seen", "exclude")
     out = exported(world.run, tmp_path / "some", *options)
     package = open_package(out)
-    assert {row.route for row in package.golden} <= {0, 5}
+    assert {route for row in package.golden for route in row.routes} <= {0, 5}
     assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
     result = invoke(parity, out, "--run", world.run)
     assert result.exit_code == 0, (result.exception, result.output)

@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_toys import ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
 
+from canet_export.onnx.export import MODEL_FILE, ORT_FILE
 from canet_export.onnx.ort_format import require_same_answers
 from canet_mobile.errors import CanetError
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.replay.checks import LIMITS
 
@@ -44,13 +46,14 @@ def check_route(found: Exported, seq: np.ndarray, route: Route, overlaps: list[f
 
 
 def check_all(found: Exported, n: int = 3) -> None:
-    """Every exported route on a history of one item, a full one, and others; the router on each."""
+    """Every exported route on a history of one item, a full one, and others; the router on each, at every
+    operating point."""
     overlaps: list[float] = []
     for seq in histories(n):
         for route in found.job.routes:
             check_route(found, seq, route, overlaps)
-        expected = found.expected_route(seq)
-        assert found.answer(seq)[0].tolist() == [expected]
+        for point in range(len(POINTS)):
+            assert found.answer(seq, ROUTER_ALONE, point)[0].tolist() == [found.expected_route(seq, point)]
     least = LIMITS[found.job.quantization].overlap
     assert least is None or np.mean(overlaps) >= least
 
@@ -105,7 +108,8 @@ def test_any_choice_of_routes_of_any_model(
     for seq in histories(2):
         for route in job.routes:
             check_route(found, seq, route, overlaps)
-        assert found.answer(seq)[0].tolist() == [found.expected_route(seq)]
+        for point in range(len(POINTS)):
+            assert found.answer(seq, point=point)[0].tolist() == [found.expected_route(seq, point)]
 
 
 def test_seen_items_never_come_back(tmp_path: Path) -> None:
@@ -117,16 +121,51 @@ def test_seen_items_never_come_back(tmp_path: Path) -> None:
             assert not set(ids[0].tolist()) & set(seq.tolist())
 
 
-def test_one_call_runs_the_routers_choice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [MODEL_FILE, ORT_FILE])
+def test_one_call_runs_the_routers_choice_at_the_point(file: str, tmp_path: Path) -> None:
     found = exported(tmp_path, make_job(toy(SPACE), "int8"))
-    chosen = set()
+    found = replace(found, session=open_session(tmp_path / file))
+    chosen = []
     for seq in histories(20):
-        route, scores, ids = found.answer(seq)
-        chosen.add(int(route[0]))
-        _, forced_scores, forced_ids = found.answer(seq, int(route[0]))
-        assert np.array_equal(scores, forced_scores)
-        assert np.array_equal(ids, forced_ids)
-    assert len(chosen) > 1
+        for point in range(len(POINTS)):
+            route, scores, ids = found.answer(seq, point=point)
+            chosen.append(int(route[0]))
+            _, forced_scores, forced_ids = found.answer(seq, chosen[-1])
+            assert np.array_equal(scores, forced_scores)
+            assert np.array_equal(ids, forced_ids)
+        assert chosen[-len(POINTS) :] == [found.expected_route(seq, point) for point in range(len(POINTS))]
+        for balanced, left_out in zip(found.answer(seq, point=BALANCED), found.answer(seq), strict=True):
+            assert np.array_equal(balanced, left_out)
+    at = [tuple(chosen[point :: len(POINTS)]) for point in range(len(POINTS))]
+    assert len(set(at)) == len(POINTS)
+    assert all(len(set(routes)) > 1 for routes in at)
+
+
+def test_a_forced_route_does_not_ask_for_a_point_and_another_point_is_an_error(tmp_path: Path) -> None:
+    found = exported(tmp_path, make_job(toy(SPACE), "fp32"))
+    seq = histories(1)[0]
+    assert found.answer(seq, 4, point=2)[0].tolist() == [4]
+    with pytest.raises(Exception, match="out of data bounds"):
+        found.answer(seq, point=len(POINTS))
+
+
+@pytest.mark.parametrize("has_router", [True, False])
+def test_a_graph_with_nothing_to_choose_takes_a_point_too(has_router: bool, tmp_path: Path) -> None:
+    space = RoutingSpace((16,), (16,), (2,))
+    if has_router:
+        job = make_job(toy(SPACE), "int8", [Route(16, 24, 2)])
+    else:
+        job = make_job(toy(space, has_router=False, in_projection=False), "int8")
+    found = exported(tmp_path, job)
+    seq = histories(2)[1]
+    for file in (MODEL_FILE, ORT_FILE):
+        same = replace(found, session=open_session(tmp_path / file))
+        assert "point" in {value.name for value in same.session.get_overridable_initializers()}
+        _, *expected = same.answer(seq)
+        for point in range(len(POINTS)):
+            route, *answers = same.answer(seq, point=point)
+            assert route.tolist() == [found.expected_route(seq, point)]
+            assert all(np.array_equal(*pair) for pair in zip(answers, expected, strict=True))
 
 
 def test_the_router_alone_runs_no_route_and_a_forced_route_no_router(tmp_path: Path) -> None:
@@ -158,7 +197,12 @@ def test_the_lowest_id_wins_a_tie(tmp_path: Path) -> None:
     canet.router.head_weight.data.zero_()
     canet.router.head_bias.data.fill_(-1.0)
     canet.router.head_bias.data[[5, 7, 9]] = 0.25
-    assert exported(tmp_path, make_job(canet)).answer(histories(1)[0])[0].tolist() == [5]
+    canet.router.points.zero_()
+    canet.router.points[0, [8, 3]] = 2.0
+    canet.router.points[2, 1] = 1.25
+    found = exported(tmp_path, make_job(canet))
+    seq = histories(1)[0]
+    assert [found.answer(seq, point=point)[0].item() for point in range(len(POINTS))] == [3, 5, 1]
 
 
 def test_a_route_that_is_not_held_is_an_error(tmp_path: Path) -> None:

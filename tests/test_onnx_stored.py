@@ -74,7 +74,7 @@ def test_the_integers_stand_in_the_files_as_uint8(int8: Exported) -> None:
         "supernet.item_table", "supernet.item_table.scale", "supernet.own_classifier.panel8",
         "supernet.blocks.2.qkv_weight", "supernet.blocks.0.ffn2_weight", "supernet.blocks.1.vectors",
         "supernet.blocks.1.heads", "supernet.positions", "router.item_table", "router.block.qkv_weight.kv",
-        "router.head_bias", "sizes_of_route", "future",
+        "router.head_bias", "router.points", "sizes_of_route", "future",
     ],
 )  # fmt: skip
 def test_a_flipped_bit_is_found_and_named(int8: Exported, file: str, name: str, tmp_path: Path) -> None:
@@ -116,6 +116,18 @@ def test_other_nodes_are_found(int8: Exported, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / MODEL_FILE)
     (failure,) = check_stored(tmp_path, int8.job).failures
     assert failure.tensor == "canet.onnx: graph"
+
+
+def test_points_in_another_order_and_another_default_are_found(int8: Exported, tmp_path: Path) -> None:
+    (tmp_path / ORT_FILE).write_bytes((int8.folder / ORT_FILE).read_bytes())
+    points = int8.job.reference.router.points.numpy()  # type: ignore[union-attr]
+    for name, array in (("router.points", points[[2, 1, 0]]), ("point", np.array([0], np.int32))):
+        model = onnx.load(int8.folder / MODEL_FILE)
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+        onnx.save(model, tmp_path / MODEL_FILE)
+        (failure,) = check_stored(tmp_path, int8.job).failures
+        assert failure.tensor == f"canet.onnx: {name}"
 
 
 def test_a_missing_or_foreign_tensor_is_found(int8: Exported, tmp_path: Path) -> None:

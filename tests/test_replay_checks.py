@@ -13,6 +13,7 @@ import torch
 from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
 
 from canet_mobile.errors import CanetError, ParityError, UsageError
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.replay import parity as parity_module
 from canet_mobile.replay import replay as replay_module
 from canet_mobile.replay.checks import LIMITS, check_golden, check_routes, check_task, check_users
@@ -50,9 +51,10 @@ def failed(checks: dict[str, Check]) -> set[str]:
 def test_a_faithful_package_passes_every_check(package: Package, limits: Any) -> None:
     checks = all_checks(package, None, limits)
     assert all(check.passed for check in checks.values())
+    assert checks["router"].detail == "40 of 40 users routed alike at every operating point"
     expected = {"golden", limits.level, "router", "task"} | ({"overlap"} if limits is NUMERIC else set())
     assert set(checks) == expected
-    assert (checks["golden"].cases, checks[limits.level].cases, checks["router"].cases) == (16, 24, 40)
+    assert (checks["golden"].cases, checks[limits.level].cases, checks["router"].cases) == (16, 24, 120)
 
 
 def test_one_wrong_score_in_one_route_is_found_and_named(package: Package) -> None:
@@ -84,35 +86,39 @@ def test_a_fault_that_only_full_histories_show_is_found(package: Package) -> Non
 
 def test_a_shifted_list_fails_the_overlap_and_the_task(package: Package) -> None:
     def change(entry: str, seq: np.ndarray, outputs: tuple) -> tuple:
-        return outputs if entry == "router" else (outputs[0], np.roll(outputs[1], 7, axis=1))
+        return outputs if entry == "router" else (outputs[0], np.roll(outputs[1], 8, axis=1))
 
     checks = all_checks(package, change, NUMERIC)
     assert {"golden", "numeric", "overlap"} <= failed(checks)
-    assert checks["overlap"].value == pytest.approx(0.3)
+    assert checks["overlap"].value == pytest.approx(0.2)
     assert checks["task"].passed is not True
 
 
 def test_a_wrong_route_is_found_unless_it_ties(package: Package) -> None:
     seq = QUERIES.inputs(np.array([7]), 8)[0]
-    right = int(CANET.route(torch.from_numpy(seq[None]).long())[0])
+    inputs = torch.from_numpy(seq[None]).long()
+    right = {f"route at {name}": int(CANET.route(inputs, point)[0]) for point, name in enumerate(POINTS)}
 
     def change(entry: str, asked: np.ndarray, outputs: tuple) -> tuple:
-        wrong = np.array([(right + 1) % 8])
-        return (wrong,) if entry == "router" and (asked == seq).all() else outputs
+        return ((outputs[0] + 1) % 8,) if entry == "router" and (asked == seq).all() else outputs
 
     checks = all_checks(package, change)
     assert "router" in failed(checks)
-    (failure,) = checks["router"].failures
-    assert (failure.case, failure.expected, failure.found) == ("user 7", str(right), str((right + 1) % 8))
+    found = {f.tensor: (f.case, f.expected, f.found) for f in checks["router"].failures}
+    assert found == {at: ("user 7", str(route), str((route + 1) % 8)) for at, route in right.items()}
     assert checks["router"].value == pytest.approx(39 / 40)
     assert "router" in failed(all_checks(package, change, NUMERIC))  # 39 / 40 < .995
     tied = toy_canet()
     with torch.no_grad():
         tied.router.head_weight.zero_()  # type: ignore[union-attr]
         tied.router.head_bias.zero_()  # type: ignore[union-attr]
+        tied.router.points.zero_()  # type: ignore[union-attr]
     device = torch_device(package, tied, lambda entry, _, out: (np.array([3]),) if entry == "router" else out)
-    found = check_users(device, package, reference=tied, same=tied, queries=QUERIES, limits=STRUCTURAL)
-    assert found[0].passed
+    router = check_users(device, package, reference=tied, same=tied, queries=QUERIES, limits=STRUCTURAL)[0]
+    assert router.passed
+    tied.router.points[2, 5] = 1e-3  # type: ignore[union-attr]
+    router = check_users(device, package, reference=tied, same=tied, queries=QUERIES, limits=STRUCTURAL)[0]
+    assert {failure.tensor for failure in router.failures} == {"route at best"}
 
 
 def test_a_route_that_fails_to_run_is_a_failure_and_the_others_are_still_checked(package: Package) -> None:
@@ -317,11 +323,34 @@ def test_ranks_and_overlap() -> None:
 
 def test_a_golden_row_fails_on_its_route_alone(package: Package) -> None:
     row = package.golden[3]
+    asked: list[int] = []
 
     def change(entry: str, seq: np.ndarray, outputs: tuple) -> tuple:
-        return ((outputs[0] + 1) % 8,) if entry == "router" and (seq == row.input).all() else outputs
+        if entry != "router" or (seq != row.input).any():
+            return outputs
+        asked.append(len(asked))
+        return ((outputs[0] + 1) % 8,) if asked[-1] == POINTS.index("best") else outputs
 
     check = check_golden(torch_device(package, CANET, change), package, STRUCTURAL)
     (failure,) = check.failures
-    assert (failure.entry, failure.case, failure.tensor) == ("router", "golden.jsonl line 4", "route")
-    assert (failure.expected, failure.found) == (str(row.route), str((row.route + 1) % 8))
+    assert (failure.entry, failure.case, failure.tensor) == ("router", "golden.jsonl line 4", "route at best")
+    assert (failure.expected, failure.found) == (str(row.routes[2]), str((row.routes[2] + 1) % 8))
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_one_wrong_operating_point_fails_the_router_by_name(package: Package, name: str) -> None:
+    wrong, other = POINTS.index(name), (POINTS.index(name) + 1) % len(POINTS)
+    device = torch_device(package, CANET, asked=lambda point: other if point == wrong else point)
+    router, task = check_users(
+        device, package, reference=CANET, same=CANET, queries=QUERIES, limits=STRUCTURAL
+    )
+    seqs = torch.from_numpy(QUERIES.inputs(slice(None), package.length)).long()
+    differ = CANET.route(seqs, wrong) != CANET.route(seqs, other)
+    assert not router.passed
+    assert router.value == pytest.approx(1 - float(differ.double().mean()))
+    assert f"at {name}" in router.detail
+    assert {failure.tensor for failure in router.failures} == {f"route at {name}"}
+    assert len(router.failures) == int(differ.sum()) > 0
+    assert task.passed is not False or wrong == BALANCED
+    golden = check_golden(device, package, STRUCTURAL)
+    assert {failure.tensor for failure in golden.failures} == {f"route at {name}"}

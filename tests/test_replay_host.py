@@ -17,9 +17,11 @@ from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
+from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, sha256_file
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.package import open_package
@@ -74,17 +76,19 @@ def flip(path: Path, needle: bytes, offset: int, mask: int) -> None:
 def test_the_runtime_recommends_what_pytorch_does(world: World) -> None:
     package = open_package(world.package)
     device = open_device(package)
-    from canet_mobile.data.dataset import load_dataset
-
     seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
-    expected = routed_lists(world.canet, seqs, K, "keep")
-    assert set(expected.routes) == {0, 1}
-    for row, seq in enumerate(seqs):
-        found = recommend(device, package, seq)
-        assert found.route == expected.routes[row]
-        assert found.ids.tolist() == expected.ids[row].tolist()
-        np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
-        assert min(found.router_ns, found.submodel_ns) > 0
+    chosen = set()
+    for point in range(len(POINTS)):
+        expected = routed_lists(world.canet, seqs, K, "keep", point)
+        chosen.add(tuple(expected.routes))
+        for row, seq in enumerate(seqs):
+            found = recommend(device, package, seq, point)
+            assert found.route == expected.routes[row]
+            assert found.ids.tolist() == expected.ids[row].tolist()
+            np.testing.assert_allclose(found.scores, expected.scores[row], atol=1e-4)
+            assert min(found.router_ns, found.submodel_ns) > 0
+    assert len(chosen) == len(POINTS)
+    assert set().union(*chosen) == {0, 1}
     assert device.program_ms > 0
     assert device.load("router") == device.load("router") > 0
 
@@ -245,9 +249,43 @@ def test_replay_reports_accuracy_latency_and_memory(world: World, tmp_path: Path
     assert 0 < latency["router"]["p50"] <= latency["total"]["p50"] <= latency["total"]["p99"]
     assert report["package"]["sha256"] == sha256_file(world.package / "manifest.json")
     assert report["device"] == {"name": "host", "runtime": "executorch 1.5.1", "threads": 1}
+    assert report["point"] == "balanced"
     text = invoke(replay, world.package, "--limit", 3).output
+    assert "3 of 40 test users at 'balanced'" in text
     assert "NDCG@10" in text
     assert "no PyTorch figures" in text
+
+
+def test_replay_at_an_operating_point(world: World) -> None:
+    seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
+    costs = set()
+    for point, name in enumerate(POINTS):
+        result = invoke(replay, world.package, "--run", world.run, "--limit", 40, "--point", name, "--json")
+        report = json.loads(result.stdout)
+        validate(report, "replay", where="stdout")
+        assert report["point"] == name
+        users = np.bincount(routed_lists(world.canet, seqs, K, "keep", point).routes, minlength=2)
+        assert [row["users"] for row in report["routes"]] == users.tolist()
+        assert report["agreement"]["router"] == 1.0
+        costs.add(report["costs"]["executed_mflops"])
+    assert len(costs) == len(POINTS)
+    error = invoke(replay, world.package, "--point", "savor").exception
+    assert getattr(error, "exit_code", None) == 2
+    assert "unknown operating point 'savor'" in str(error)
+    assert "did you mean 'saver'?" in str(error)
+
+
+def test_altered_points_are_refused_by_name(world: World, tmp_path: Path) -> None:
+    assert world.canet.router is not None
+    points = world.canet.router.points.numpy()
+    package = world.copy(tmp_path)
+    flip(package / "canet.pte", points.tobytes(), 4 * points.shape[1] * POINTS.index("best") + 3, 0x80)
+    result = invoke(parity, package, "--run", world.run)
+    assert getattr(result.exception, "exit_code", None) == 3
+    text = str(result.exception)
+    assert "weights: router, points: " in text
+    assert "route at best" in text
+    assert "route at saver" not in text
 
 
 def test_replay_refuses_devices_that_are_not_built(world: World) -> None:

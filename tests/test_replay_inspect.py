@@ -9,8 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 from replay_toys import SPACE, refresh, toy_canet, toy_dataset, toy_run, write_package
 
+from canet_export.measured import unmeasured_points
 from canet_mobile.cli.inspect import inspect
 from canet_mobile.files import read_json, write_json
+
+SHARES: tuple[dict[str, float], ...] = (
+    {"e8_h8_d1": 0.75, "e8_h8_d2": 0.25},
+    {"e16_h8_d1": 1.0},
+    {"e8_h8_d1": 0.2, "e8_h8_d2": 0.1, "e16_h16_d1": 0.3, "e16_h16_d2": 0.4},
+)
 
 
 def invoke(*arguments: object) -> Result:
@@ -25,7 +32,11 @@ def package(tmp_path: Path) -> Path:
 def test_a_package_lists_every_route_its_costs_and_what_is_not_delegated(package: Path) -> None:
     delegation = [{"entry": "e8_h8_d1", "partitions": 3, "undelegated": {"aten.addmm.default": 7}}]
     accuracy = {"pytorch_fp32": 0.5, "pytorch_same_integers": None, "package_host": 0.49}
-    refresh(package, delegation=delegation, accuracy=accuracy)
+    points = [
+        {**row, "paper_mflops": 1.5, "executed_mflops": 1.25, "package_host": 0.125, "shares": shares}
+        for row, shares in zip(unmeasured_points(), SHARES, strict=True)
+    ]
+    refresh(package, delegation=delegation, accuracy=accuracy, operating_points=points)
     text = invoke(package).output
     lines = {
         line.split()[1]: line for line in text.splitlines() if "MFLOPs" not in line and len(line.split()) > 2
@@ -34,6 +45,9 @@ def test_a_package_lists_every_route_its_costs_and_what_is_not_delegated(package
     assert "?; nothing" in lines["e16_h16_d2"]
     assert "8.000     7.500" in lines["e16_h16_d2"]
     assert "PyTorch fp32 0.5000, package 0.4900" in text
+    assert lines["saver"].endswith("1.500     1.250            0.1250   e8_h8_d1 75%, e8_h8_d2 25%")
+    assert lines["balanced"].split()[2] == "*"  # the default
+    assert lines["best"].endswith("e16_h16_d2 40%, e16_h16_d1 30%, e8_h8_d1 20%")  # three of four
     assert "top 20, seen=keep" in text
     assert "golden rows         16" in text
     found = json.loads(invoke(package, "--json").output)

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from replay_toys import ITEMS, K, refresh, toy_canet, write_package
 
-from canet_mobile.errors import CanetError
+from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import read_json, write_json
+from canet_mobile.model.points import POINTS
 from canet_mobile.replay import archive
 from canet_mobile.replay.package import open_package
+from canet_mobile.schema import load_schema
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,26 @@ def test_what_an_opened_package_says(package: Path) -> None:
     assert opened.golden[0].line == 1
     assert (opened.golden[0].input > 0).sum() == 1
     assert opened.warnings == ()
+
+
+def test_the_schemas_name_the_operating_points() -> None:
+    row = load_schema("manifest")["properties"]["operating_points"]["items"]
+    assert row["properties"]["name"]["enum"] == list(POINTS)
+    assert load_schema("replay")["properties"]["point"]["enum"] == [*POINTS, None]
+
+
+def test_an_operating_point_is_found_by_name_where_something_is_routed(package: Path) -> None:
+    opened = open_package(package)
+    assert [opened.point(name) for name in ("saver", "balanced", "best")] == [0, 1, 2]
+    with pytest.raises(UsageError, match="unknown operating point 'balance'") as error:
+        opened.point("balance")
+    assert "did you mean 'balanced'?" in str(error.value)
+    router = {**opened.manifest["router"], "table": None}
+    edit(package, router=router, operating_points=[], default_point=None)
+    plain = open_package(package)
+    assert plain.point("balanced") == 1
+    with pytest.raises(UsageError, match="'saver' chooses nothing: the package has no router"):
+        plain.point("saver")
 
 
 @pytest.mark.parametrize("prefix", ["", "package/"])
@@ -98,6 +120,8 @@ def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
     shifted = [{**routes[0], "id": 1}, *routes[1:]]
     outside = [{**routes[0], "id": 99}, *routes[1:]]
     shape = {**manifest["input"], "shape": [1, 9]}
+    points = manifest["operating_points"]
+    astray = {**points[0], "shares": {"e9_h9_d9": 1.0}}
     for changed, said in (
         ({"schema_version": 1}, "schema_version is 1"),
         ({"kind": "run"}, "manifest of a 'run'"),
@@ -108,6 +132,11 @@ def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
         ({"routes": [routes[1], routes[0]]}, "ascending"),
         ({"space": {**manifest["space"], "hidden": [8, 10]}}, "multiple of 4"),
         ({"input": shape}, "input.shape is [1, 9]"),
+        ({"operating_points": points[:2]}, "operating_points are [(0, 'saver'), (1, 'balanced')]"),
+        ({"operating_points": [points[1], points[0], points[2]]}, "operating_points are [(1, 'balanced')"),
+        ({"operating_points": [astray, *points[1:]]}, "saver sends users to 'e9_h9_d9'"),
+        ({"default_point": None}, "default_point is None, expected 'balanced'"),
+        ({"router": {**manifest["router"], "table": None}}, "expected []"),
         ({"items": 59}, "holds 60 items"),
         ({"k": 19}, "outputs.route.scores"),
         ({"item_map_sha256": "0" * 64}, "item_map_sha256"),
@@ -152,7 +181,8 @@ def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
         ({"input": [0] * 8}, "all padding"),
         ({"input": [1] + [0] * 6 + [2]}, "not left-padded"),
         ({"input": [0] * 7 + [61]}, "id 61"),
-        ({"route": 8}, "route 8"),
+        ({"routes": [0, 8, 1]}, "routes holds 8"),
+        ({"routes": [0, 1]}, "routes holds 2 ids, there are 3 operating points"),
         ({"entry": "e9_h9_d9"}, "not exported"),
         ({"ids": first["ids"][1:]}, "19 ids"),
         ({"ids": [*first["ids"][1:], 61]}, "ids hold 61"),

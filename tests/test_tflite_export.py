@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import lively, random_canet, random_histories
+from conftest import lively, random_canet, random_histories, toy_points
 
 from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
@@ -27,6 +27,7 @@ from canet_export.tflite.support import (
 )
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -52,6 +53,7 @@ def canet_of(space: RoutingSpace, *, tied: bool = False, router: RouterConfig | 
         lively(found, generator)
         if router is not None and router.table == "shared":
             found.table_scale.fill_(1.7)
+        found.points.copy_(toy_points(len(space), generator))
     return Canet(supernet, found).eval()
 
 
@@ -155,10 +157,49 @@ def test_every_route_is_pytorch_with_the_same_numbers(exported: Exported) -> Non
 
 def test_the_router_is_pytorchs(exported: Exported) -> None:
     seqs = random_histories(80, ITEMS, LENGTH)
-    expected = exported.job.reference.route(seqs).tolist()
-    found = [run_router(exported.device, seq)[0] for seq in seqs.numpy().astype(np.int32)]
-    assert np.mean(np.equal(found, expected)) >= 0.99
-    assert exported.job.canet.router is not None or set(found) == {0}
+    answers = []
+    for point in range(len(POINTS)):
+        expected = exported.job.reference.route(seqs, point).tolist()
+        found = [run_router(exported.device, seq, point)[0] for seq in seqs.numpy().astype(np.int32)]
+        assert np.mean(np.equal(found, expected)) >= 0.99
+        answers.append(tuple(found))
+    if exported.job.canet.router is None:
+        assert set(answers) == {(0,) * len(seqs)}
+    else:
+        assert len(set(answers)) == len(POINTS)
+
+
+def test_compiled_models_take_the_routers_inputs_in_the_documented_order(exported: Exported) -> None:
+    from ai_edge_litert.compiled_model import CompiledModel, HardwareAccelerator, Options
+
+    options = Options(hardware_accelerators=HardwareAccelerator.CPU)
+    model = CompiledModel.from_file(str(exported.path), options=options)
+    index = model.get_signature_index("router")
+    inputs, outputs = model.create_input_buffers(index), model.create_output_buffers(index)
+    for seq in random_histories(5, ITEMS, LENGTH).numpy().astype(np.int32):
+        for point in range(len(POINTS)):
+            for buffer, data in zip(inputs, (seq, np.array([point], np.int32)), strict=True):
+                buffer.write(data)
+            model.run_by_index(index, inputs, outputs)
+            assert outputs[0].read(1, np.int32)[0] == run_router(exported.device, seq, point)[0]
+
+
+def test_a_point_that_does_not_exist_is_an_error(small: Exported) -> None:
+    for point in (-1, len(POINTS)):
+        with pytest.raises(RuntimeFailure, match="index out of bounds"):
+            run_router(small.device, np.ones(LENGTH, np.int32), point)
+
+
+def test_altered_points_are_a_failure_that_names_them(small: Exported, tmp_path: Path) -> None:
+    assert small.job.canet.router is not None
+    data = small.job.canet.router.points.numpy().tobytes()
+    raw = bytearray(small.path.read_bytes())
+    assert raw.count(data) == 1
+    raw[raw.find(data)] ^= 1  # the lowest bit of one offset
+    (tmp_path / small.path.name).write_bytes(raw)
+    (failure,) = check_stored(tmp_path, small.job).failures
+    assert (failure.entry, failure.tensor) == ("router", "points")
+    assert "at [0, 0]" in failure.expected
 
 
 def test_the_file_is_an_ordinary_one_with_named_signatures(exported: Exported) -> None:
@@ -167,7 +208,7 @@ def test_the_file_is_an_ordinary_one_with_named_signatures(exported: Exported) -
     found = Interpreter(model_path=str(exported.path)).get_signature_list()
     route = {"inputs": ["seq"], "outputs": ["ids", "scores"]}
     assert {name: {key: sorted(ends) for key, ends in each.items()} for name, each in found.items()} == {
-        "router": {"inputs": ["seq"], "outputs": ["route"]},
+        "router": {"inputs": ["point", "seq"], "outputs": ["route"]},
         **{each.entry: route for each in exported.job.routes},
     }
 
@@ -302,6 +343,8 @@ def test_tflite_support_reads_the_metadata(
     assert found["metadata"]["name"] == "canet-mobile"
     by_name = {each["name"]: each for each in found["metadata"]["subgraph_metadata"]}
     assert set(by_name) == {"router", "e8_h16_d1"}
+    inputs = [tensor["name"] for tensor in by_name["router"]["input_tensor_metadata"]]
+    assert inputs == ["seq", "point"]
     outputs = by_name["e8_h16_d1"]["output_tensor_metadata"]
     assert [tensor["name"] for tensor in outputs] == ["scores", "ids"]
     assert outputs[1]["associated_files"][0]["type"] == "TENSOR_VALUE_LABELS"

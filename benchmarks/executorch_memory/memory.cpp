@@ -33,6 +33,7 @@ using executorch::extension::from_blob;
 using executorch::extension::Module;
 using executorch::runtime::BackendOptions;
 using executorch::runtime::Error;
+using executorch::runtime::EValue;
 
 static long status_kb(const std::string& name) {
   std::ifstream file("/proc/self/status");
@@ -78,6 +79,7 @@ int main(int argc, char** argv) {
   if (error != Error::Ok) return fail(argv[1], error);
   report("program", cpu_ms() - start, 0);
 
+  int32_t point = 1;  // balanced
   std::vector<int32_t> history(length, 0);
   for (int n = length / 2; n < length; ++n) history[n] = 1 + (n * 37) % items;
   for (int n = 7; n < argc; ++n) {
@@ -85,11 +87,14 @@ int main(int argc, char** argv) {
     error = module.load_method(argv[n]);
     if (error != Error::Ok) return fail(argv[n], error);
     const double loaded = cpu_ms() - start;
-    auto input = from_blob(history.data(), {1, length}, executorch::aten::ScalarType::Int);
+    auto seq = from_blob(history.data(), {1, length}, executorch::aten::ScalarType::Int);
+    auto at = from_blob(&point, {1}, executorch::aten::ScalarType::Int);
+    std::vector<EValue> inputs{seq};
+    if (std::string(argv[n]) == "router") inputs.push_back(at);
     std::vector<double> taken;
     for (int call = 0; call < calls; ++call) {
       start = cpu_ms();
-      auto outputs = module.execute(argv[n], input);
+      auto outputs = module.execute(argv[n], inputs);
       taken.push_back(cpu_ms() - start);
       if (!outputs.ok()) return fail(argv[n], outputs.error());
     }

@@ -202,6 +202,7 @@ def _print_package(found: dict[str, Any]) -> None:
             ("from", f"run {found['checkpoint']['run']}, dataset {found['dataset']['name']}"),
         ]
     )
+    _print_points(found["operating_points"], found["default_point"])
     click.echo()
     print_sizes(found, len(found["entries"]) - 1)
     costs = f"{'paper':>9}{'executed':>10}  MFLOPs"
@@ -214,3 +215,20 @@ def _print_package(found: dict[str, Any]) -> None:
         costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
         delegated = f"{'':<10}{partitions}; {outside}" if is_known else ""
         click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{delegated}")
+
+
+def _print_points(points: list[dict[str, Any]], default: str | None) -> None:
+    """What the operating points give and cost, and the entries they use most."""
+    if not points:
+        return
+    click.echo(f"\n{'point':>7}  {'':<10}{'paper':>9}{'executed':>10}  MFLOPs{'NDCG@10':>10}   most used")
+    for row in points:
+        name = f"{row['name']}{' *' if row['name'] == default else ''}"
+        if row["shares"] is None:
+            click.echo(f"{row['id']:>7}  {name:<10}{'not measured':>19}")
+            continue
+        ndcg = row["package_host"]
+        often = sorted(row["shares"].items(), key=lambda item: -item[1])[:3]
+        used = ", ".join(f"{entry} {share:.0%}" for entry, share in often)
+        costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
+        click.echo(f"{row['id']:>7}  {name:<10}{costs}{'-' if ndcg is None else f'{ndcg:.4f}':>18}   {used}")

@@ -15,6 +15,13 @@ from canet_mobile.cli.options import data_option, json_option, out_option, run_o
 @click.option(
     "--device", default="host", show_default=True, metavar="host|arm64|android|ios", help="Where to run it."
 )
+@click.option(
+    "--point",
+    default="balanced",
+    show_default=True,
+    metavar="saver|balanced|best",
+    help="Operating point of the router.",
+)
 @data_option
 @run_option
 @click.option(
@@ -27,6 +34,7 @@ def replay(
     *,
     package: Path,
     device: str,
+    point: str,
     data: Path | None,
     run_path: Path | None,
     limit: int,
@@ -45,6 +53,7 @@ def replay(
       canet-mobile replay packages/clicks
       canet-mobile replay clicks.zip --data datasets/clicks --run runs/clicks --limit 200
       canet-mobile replay packages/clicks --threads 2 --out replay.json
+      canet-mobile replay packages/clicks --point saver
       canet-mobile replay packages/clicks --json | jq .latency_ms.total
     """
     from rich.console import Console
@@ -52,13 +61,16 @@ def replay(
 
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
+    from canet_mobile.model.points import point_id
     from canet_mobile.replay.device import require_built
     from canet_mobile.replay.package import open_package
     from canet_mobile.replay.reference import find_checkpoint, find_dataset
     from canet_mobile.replay.replay import replay as run_replay
 
     require_built(device)
+    point_id(point)
     opened = open_package(package)
+    chosen = opened.point(point)
     for warning in opened.warnings:
         click.echo(f"warning: {warning}", err=True)
     checkpoint = find_checkpoint(opened, run_path)
@@ -75,6 +87,7 @@ def replay(
             reference=model,
             device=device,
             threads=threads,
+            point=chosen,
             progress=lambda n: bar.advance(task, n),
         )
     report["data"] = {
@@ -88,11 +101,11 @@ def replay(
 
 
 def _print(report: dict[str, Any]) -> None:
-    package, device, data = report["package"], report["device"], report["data"]
+    package, device, data, point = (report[name] for name in ("package", "device", "data", "point"))
     click.echo(f"{package['path']}  {package['name']}, {package['quantization']}, seen={package['seen']}")
     click.echo(
         f"{device['name']}, {device['runtime']}, {device['threads']} thread(s), {report['machine']['cpu']}; "
-        f"{data['users']:,} of {data['of']:,} test users\n"
+        f"{data['users']:,} of {data['of']:,} test users{'' if point is None else f' at {point!r}'}\n"
     )
     ours, theirs = report["metrics"]["package"], report["metrics"]["pytorch"]
     click.echo(f"{'':<12}{'package':>10}{'PyTorch':>10}")

@@ -1,4 +1,4 @@
-"""Operating points: several prices of computation for one trained model, so that an app can follow its battery.
+"""Operating points: several prices of computation for one trained model, so that an app follows its battery.
 
 A point is a row of offsets added to the router's logits before argmax. Every point of a model has the same
 submodels and the same router, so switching costs nothing and needs no training and no export.
@@ -10,6 +10,7 @@ from canet_mobile.errors import unknown_name
 
 POINTS = ("saver", "balanced", "best")
 BALANCED = POINTS.index("balanced")
+POINT_INPUT = "point"  # the second input of every package's router: int32 [1], an index into POINTS
 
 
 def point_id(name: str) -> int:

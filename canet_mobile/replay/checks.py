@@ -12,8 +12,9 @@ from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.replay.compare import Check, Failure, compare_lists
-from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure, recommend, run_entry, run_router
+from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure, run_entry, run_router
 from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import overlap, ranks_in_lists, route_scores, routed_lists
 
@@ -55,19 +56,22 @@ LIMITS = {
 
 
 def check_golden(device: Device, package: Package, limits: Limits) -> Check:
-    """Every golden row: the router's answer, and scores and ids of the row's entry."""
+    """Every golden row: the router's answer at every operating point, and scores and ids of its entry."""
     failures = []
     worst = 0.0
     for row in package.golden:
         case = f"golden.jsonl line {row.line}"
         try:
-            route, _ = run_router(device, row.input)
+            routes = [run_router(device, row.input, point)[0] for point in range(len(POINTS))]
             scores, ids, _ = run_entry(device, row.entry, row.input, package.k)
         except RuntimeFailure as error:
             failures.append(Failure("golden", row.entry, case, "call", "an answer", error.what))
             continue
-        if route != row.route:
-            failures.append(Failure("golden", ROUTER, case, "route", str(row.route), str(route)))
+        failures += [
+            Failure("golden", ROUTER, case, f"route at {name}", str(expected), str(found))
+            for name, expected, found in zip(POINTS, row.routes, routes, strict=True)
+            if found != expected
+        ]
         tolerance = limits.tolerance(row.scores)
         found = compare_lists(row.scores, row.ids, scores, ids, tolerance=tolerance)
         worst = max(worst, found.error / tolerance)
@@ -156,45 +160,68 @@ def check_routes(
 def check_users(
     device: Device, package: Package, *, reference: Canet, same: Canet, queries: HeldOut, limits: Limits
 ) -> list[Check]:
-    """Held-out users through router and submodel: agreement of the router, and the task."""
+    """Held-out users through router and submodel: agreement of the router at every operating point, and the
+    task at the balanced one."""
     seqs = queries.inputs(slice(None), package.length)
-    found, failed = [], []
+    routes = np.zeros((len(POINTS), len(seqs)), np.int64)
+    ids, failed = [], []
     for row, seq in enumerate(seqs):
         try:
-            found.append(recommend(device, package, seq))
+            for point in range(len(POINTS)):
+                routes[point, row] = package.route(run_router(device, seq, point)[0]).id
+            entry = package.route(int(routes[BALANCED, row])).entry
+            ids.append(run_entry(device, entry, seq, package.k)[1])
         except CanetError as error:
             failed.append(
                 Failure("users", ROUTER, f"user {queries.users[row]}", "call", "an answer", error.what)
             )
     if failed:
         return [Check("users", False, len(seqs), None, None, "the package does not run", tuple(failed))]
-    routes = np.array([answer.route for answer in found])
     return [
         _check_router(routes, seqs, same, queries, limits),
-        check_task(np.stack([a.ids for a in found]), seqs, reference, queries, package),
+        check_task(np.stack(ids), seqs, reference, queries, package),
     ]
 
 
-@torch.inference_mode()
 def _check_router(
     routes: NDArray[np.int64], seqs: NDArray[np.int32], same: Canet, queries: HeldOut, limits: Limits
 ) -> Check:
+    """Routes [operating points, n] beside PyTorch's; the point that agrees least decides."""
+    failures: list[Failure] = []
+    agreements = []
+    for point, name in enumerate(POINTS):
+        expected, differ = _misrouted(routes[point], seqs, same, point, limits)
+        agreements.append(1 - len(differ) / len(seqs))
+        failures += [
+            Failure("router", ROUTER, f"user {queries.users[row]}", f"route at {name}",
+                    str(expected[row]), str(routes[point, row]))
+            for row in (differ if agreements[-1] < limits.router else ())
+        ]  # fmt: skip
+    worst = int(np.argmin(agreements))
+    alike = round(agreements[worst] * len(seqs))
+    at = "every operating point"
+    if max(agreements) > agreements[worst]:
+        at = f"{POINTS[worst]}, the worst operating point"
+    detail = f"{alike} of {len(seqs)} users routed alike at {at}"
+    return Check(
+        "router", not failures, routes.size, agreements[worst], limits.router, detail, tuple(failures)
+    )
+
+
+@torch.inference_mode()
+def _misrouted(
+    routes: NDArray[np.int64], seqs: NDArray[np.int32], same: Canet, point: int, limits: Limits
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """PyTorch's routes [n] at one operating point, and the rows where ``routes`` differ from them."""
     inputs = torch.from_numpy(seqs).long()
-    expected = same.route(inputs).numpy()
+    expected = same.route(inputs, point).numpy()
     differ = np.flatnonzero(routes != expected)
     if same.router is not None and limits.level == "structural" and len(differ):
-        logits = same.router(inputs[differ], same.supernet.item_table).numpy()
+        logits = (same.router(inputs[differ], same.supernet.item_table) + same.router.points[point]).numpy()
         each = np.arange(len(differ))
         gap = np.abs(logits[each, routes[differ]] - logits[each, expected[differ]])
         differ = differ[gap > limits.absolute]  # ties may go either way
-    agreement = 1 - len(differ) / len(routes)
-    passed = agreement >= limits.router
-    failures = tuple(
-        Failure("router", ROUTER, f"user {queries.users[row]}", "route", str(expected[row]), str(routes[row]))
-        for row in (() if passed else differ)
-    )
-    detail = f"{len(routes) - len(differ)} of {len(routes)} users routed alike"
-    return Check("router", bool(passed), len(routes), agreement, limits.router, detail, failures)
+    return expected, differ
 
 
 def check_task(

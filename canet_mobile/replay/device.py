@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, UsageError, unknown_name
+from canet_mobile.model.points import BALANCED
 from canet_mobile.replay.package import Package
 
 ROUTER = "router"
@@ -51,7 +52,8 @@ class Device:
         threads: threads it runs on.
         program_ms: time to load the program, without any method.
         load: makes an entry ready; returns milliseconds (of the first time: it stays loaded).
-        call: runs an entry on one history [L] int32.
+        call: runs an entry on one history [L] int32 at an operating point, an index into POINTS; only the
+            router looks at the point.
         index_dtype: of route ids and item ids, as the manifest says.
     """
 
@@ -60,7 +62,7 @@ class Device:
     threads: int
     program_ms: float
     load: Callable[[str], float]
-    call: Callable[[str, Sequences], Answer]
+    call: Callable[[str, Sequences, int], Answer]
     index_dtype: str = "int64"
 
 
@@ -110,13 +112,13 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
     return runtime.open_device(package, threads)
 
 
-def run_router(device: Device, seq: Sequences) -> tuple[int, int]:
-    """The route id of one history [L], and the nanoseconds it took.
+def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
+    """The route id of one history [L] at an operating point, and the nanoseconds it took.
 
     Raises:
         RuntimeFailure: the router fails or does not return one integer of the promised type.
     """
-    answer = device.call(ROUTER, seq)
+    answer = device.call(ROUTER, seq, point)
     if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1,), device.index_dtype)]:
         raise _wrong_outputs(ROUTER, answer, f"route {device.index_dtype} [1]")
     return int(answer.outputs[0][0]), answer.nanoseconds
@@ -131,7 +133,7 @@ def run_entry(
         RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids [1, k] of the
             promised type.
     """
-    answer = device.call(entry, seq)
+    answer = device.call(entry, seq, BALANCED)
     index = device.index_dtype
     if [(o.shape, str(o.dtype)) for o in answer.outputs] != [((1, k), "float32"), ((1, k), index)]:
         raise _wrong_outputs(entry, answer, f"scores float32 [1, {k}], ids {index} [1, {k}]")
@@ -145,13 +147,13 @@ def _wrong_outputs(entry: str, answer: Answer, expected: str) -> RuntimeFailure:
     )
 
 
-def recommend(device: Device, package: Package, seq: Sequences) -> Recommendation:
-    """Run the router, then the entry it names, on one history [L] int32.
+def recommend(device: Device, package: Package, seq: Sequences, point: int = BALANCED) -> Recommendation:
+    """Run the router at an operating point, then the entry it names, on one history [L] int32.
 
     Raises:
         CanetError: a call failed, or the router names a route that the package does not hold.
     """
-    route, router_ns = run_router(device, seq)
+    route, router_ns = run_router(device, seq, point)
     scores, ids, submodel_ns = run_entry(device, package.route(route).entry, seq, package.k)
     return Recommendation(route, scores, ids, router_ns, submodel_ns)
 
@@ -163,7 +165,7 @@ def warm_up(device: Device, entry: str, seq: Sequences) -> tuple[float, float]:
         Milliseconds of loading, and of the first run.
     """
     load_ms = device.load(entry)
-    first_ms = device.call(entry, seq).nanoseconds / 1e6
+    first_ms = device.call(entry, seq, BALANCED).nanoseconds / 1e6
     for _ in range(WARM_UPS):
-        device.call(entry, seq)
+        device.call(entry, seq, BALANCED)
     return load_ms, first_ms

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.schema import validate
 
@@ -28,7 +29,7 @@ class GoldenRow:
     Args:
         line: its line in golden.jsonl, from 1.
         input: left-padded item ids [L] int32.
-        route: the router's answer to ``input``.
+        routes: the router's answer to ``input`` at every operating point, in the order of POINTS.
         entry: the submodel that ``scores`` and ``ids`` belong to.
         scores: [k] float64, descending.
         ids: [k] int64.
@@ -37,7 +38,7 @@ class GoldenRow:
 
     line: int
     input: NDArray[np.int32]
-    route: int
+    routes: tuple[int, ...]
     entry: str
     scores: NDArray[np.float64]
     ids: NDArray[np.int64]
@@ -64,7 +65,7 @@ def read_golden(path: Path, manifest: dict[str, Any], space: RoutingSpace) -> tu
             GoldenRow(
                 line,
                 np.array(row["input"], dtype=np.int32),
-                row["route"],
+                tuple(row["routes"]),
                 row["entry"],
                 np.array(row["scores"], dtype=np.float64),
                 np.array(row["ids"], dtype=np.int64),
@@ -93,7 +94,11 @@ def _golden_problem(row: dict[str, Any], manifest: dict[str, Any], space: Routin
         (bool(history), "input is all padding"),
         (row["input"] == [0] * (len(row["input"]) - len(history)) + history, "input is not left-padded"),
         (max(row["input"]) <= items, f"input holds id {max(row['input'])}, ids run 1..{items}"),
-        (row["route"] < len(space), f"route {row['route']}, the space has {len(space)}"),
+        (
+            len(row["routes"]) == len(POINTS),
+            f"routes holds {len(row['routes'])} ids, there are {len(POINTS)} operating points",
+        ),
+        (max(row["routes"]) < len(space), f"routes holds {max(row['routes'])}, the space has {len(space)}"),
         (row["entry"] in entries, f"entry {row['entry']!r} is not exported"),
         (len(row["ids"]) == k, f"{len(row['ids'])} ids, k is {k}"),
         (len(row["scores"]) == k, f"{len(row['scores'])} scores, k is {k}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import weakref
 from collections import Counter
@@ -12,13 +11,13 @@ from typing import Any
 
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import MANIFEST, read_json, sha256_file, verify_files
+from canet_mobile.model.points import BALANCED, POINTS, point_id
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.replay.archive import extracted
+from canet_mobile.replay.consistency import AGAIN, ITEM_MAP, check_item_map, check_points, check_shapes
 from canet_mobile.replay.golden import GOLDEN, GoldenRow, read_golden
 from canet_mobile.schema import validate
 
-ITEM_MAP = "items.csv"
-ITEM_MAP_COLUMNS = ["index", "item_id", "title"]
 # A file of one of these kinds that the manifest does not list could be loaded by mistake.
 MODEL_SUFFIXES = (
     ".pte",
@@ -36,7 +35,6 @@ MODEL_SUFFIXES = (
     ".bin",
     ".ckpt",
 )
-_AGAIN = "export or copy the package again"
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,26 @@ class Package:
         """Of route ids and item ids: int32 or int64."""
         return self.manifest["outputs"]["router"]["route"]["dtype"]
 
+    @property
+    def has_router(self) -> bool:
+        """Whether there is anything to route: not in a package of a plain SASRec, nor in a plain graph."""
+        return self.manifest["router"]["table"] is not None
+
+    def point(self, name: str) -> int:
+        """The id of an operating point: the router's second input.
+
+        Raises:
+            UsageError: there is no such point, or nothing here that a point other than the default changes.
+        """
+        point = point_id(name)
+        if point != BALANCED and not self.has_router:
+            raise UsageError(
+                f"the operating point {name!r} chooses nothing: the package has no router",
+                where=self.source,
+                fix=f"leave it out, or use {POINTS[BALANCED]}",
+            )
+        return point
+
     def route(self, route_id: int) -> PackageRoute:
         """The exported route with this id.
 
@@ -168,17 +186,18 @@ def _verified(source: Path, directory: Path, others: list[str] | None) -> Packag
     names = [entry["name"] for entry in manifest["files"]]
     for name, count in Counter(names).items():
         if count > 1:
-            raise CanetError(f"files lists {name!r} {count} times", where=shown, fix=_AGAIN)
+            raise CanetError(f"files lists {name!r} {count} times", where=shown, fix=AGAIN)
     for name in (manifest["model_file"], ITEM_MAP, GOLDEN):
         if not any(listed == name or listed.startswith(f"{name}/") for listed in names):
             raise CanetError(
-                f"files does not list {name!r}, so it cannot be verified", where=shown, fix=_AGAIN
+                f"files does not list {name!r}, so it cannot be verified", where=shown, fix=AGAIN
             )
     verify_files(directory, manifest["files"])
     warnings = _unlisted(source, _present(directory) if others is None else others, names)
     space, routes = _routes(manifest, shown)
-    _check_shapes(manifest, shown)
-    _check_item_map(directory / ITEM_MAP, manifest)
+    check_shapes(manifest, shown)
+    check_points(manifest, shown)
+    check_item_map(directory / ITEM_MAP, manifest)
     golden = read_golden(directory / GOLDEN, manifest, space)
     return Package(source, directory, manifest, sha256_file(manifest_path), space, routes, golden, warnings)
 
@@ -203,7 +222,7 @@ def _routes(manifest: dict[str, Any], where: Path) -> tuple[RoutingSpace, tuple[
     try:
         space = RoutingSpace.from_json(manifest["space"])
     except UsageError as error:
-        raise CanetError(error.what, where=where, fix=_AGAIN) from error
+        raise CanetError(error.what, where=where, fix=AGAIN) from error
     routes = []
     for row in manifest["routes"]:
         sizes = Route(row["embedding"], row["hidden"], row["depth"])
@@ -212,53 +231,16 @@ def _routes(manifest: dict[str, Any], where: Path) -> tuple[RoutingSpace, tuple[
             raise CanetError(
                 f"route {row['id']} is {sizes.entry}, the routing space says {expected}",
                 where=where,
-                fix=_AGAIN,
+                fix=AGAIN,
             )
         if row["entry"] != sizes.entry:
             raise CanetError(
                 f"route {row['id']} has the entry {row['entry']!r}, its sizes say {sizes.entry!r}",
                 where=where,
-                fix=_AGAIN,
+                fix=AGAIN,
             )
         routes.append(PackageRoute(row["id"], sizes, row["paper_mflops"], row["executed_mflops"]))
     ids = [route.id for route in routes]
     if ids != sorted(set(ids)):
-        raise CanetError(f"routes are not in ascending id without repeats: {ids}", where=where, fix=_AGAIN)
+        raise CanetError(f"routes are not in ascending id without repeats: {ids}", where=where, fix=AGAIN)
     return space, tuple(routes)
-
-
-def _check_shapes(manifest: dict[str, Any], where: Path) -> None:
-    length, k, items = manifest["length"], manifest["k"], manifest["items"]
-    outputs = manifest["outputs"]
-    index = outputs["router"]["route"]["dtype"]
-    expected = {
-        "input.shape": (manifest["input"]["shape"], [1, length]),
-        "outputs.router.route": (outputs["router"]["route"], {"shape": [1], "dtype": index}),
-        "outputs.route.scores": (outputs["route"]["scores"], {"shape": [1, k], "dtype": "float32"}),
-        "outputs.route.ids": (outputs["route"]["ids"], {"shape": [1, k], "dtype": index}),
-    }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            raise CanetError(f"{name} is {found}, expected {wanted}", where=where, fix=_AGAIN)
-    if k > items:
-        raise CanetError(f"k = {k} is more than the {items} items", where=where, fix=_AGAIN)
-
-
-def _check_item_map(path: Path, manifest: dict[str, Any]) -> None:
-    if sha256_file(path) != manifest["item_map_sha256"]:
-        raise CanetError("its SHA-256 is not the manifest's item_map_sha256", where=path, fix=_AGAIN)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        header = next(rows, None)
-        if header != ITEM_MAP_COLUMNS:
-            raise CanetError(f"the columns are {header}, expected {ITEM_MAP_COLUMNS}", where=path, fix=_AGAIN)
-        count = 0
-        for count, row in enumerate(rows, start=1):
-            if len(row) != len(ITEM_MAP_COLUMNS) or row[0] != str(count):
-                raise CanetError(
-                    f"row {count} is {row}, expected index {count}, item_id and title", where=path, fix=_AGAIN
-                )
-    if count != manifest["items"]:
-        raise CanetError(
-            f"holds {count} items, the manifest says {manifest['items']}", where=path, fix=_AGAIN
-        )

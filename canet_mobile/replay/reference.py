@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.replay.package import Package
@@ -54,21 +56,39 @@ def route_scores(canet: Canet, seqs: NDArray[np.int32], route: Route, seen: str)
     return scores.scatter(1, inputs, PAD_CLASS_BIAS) if seen == "exclude" else scores
 
 
-@torch.inference_mode()
-def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str) -> Lists:
+def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, point: int = BALANCED) -> Lists:
     """Route every history with PyTorch's router and take the k best of that submodel."""
+    return lists_at(canet, seqs, k, seen, [point])[0]
+
+
+@torch.inference_mode()
+def lists_at(
+    canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, points: Sequence[int]
+) -> tuple[Lists, ...]:
+    """:func:`routed_lists` at several operating points; a submodel that they share answers a history once."""
     n = len(seqs)
-    lists = Lists(np.zeros(n, np.int64), np.zeros((n, k), np.float32), np.zeros((n, k), np.int64))
-    for start in range(0, n, ROWS):
-        part = slice(start, start + ROWS)
-        lists.routes[part] = canet.route(torch.from_numpy(seqs[part]).long()).numpy()
-    for route_id in np.unique(lists.routes):
-        members = np.flatnonzero(lists.routes == route_id)
+    found = tuple(
+        Lists(routes_at(canet, seqs, point), np.zeros((n, k), np.float32), np.zeros((n, k), np.int64))
+        for point in points
+    )
+    chosen = np.stack([lists.routes for lists in found])
+    for route_id in np.unique(chosen):
+        members = np.flatnonzero((chosen == route_id).any(0))
         for start in range(0, len(members), ROWS):
             rows = members[start : start + ROWS]
             best = route_scores(canet, seqs[rows], canet.space.routes[route_id], seen).topk(k)
-            lists.scores[rows], lists.ids[rows] = best.values.numpy(), best.indices.numpy()
-    return lists
+            scores, ids = best.values.numpy(), best.indices.numpy()
+            for lists in found:
+                here = lists.routes[rows] == route_id
+                lists.scores[rows[here]], lists.ids[rows[here]] = scores[here], ids[here]
+    return found
+
+
+@torch.inference_mode()
+def routes_at(canet: Canet, seqs: NDArray[np.int32], point: int) -> Ints:
+    """PyTorch's route ids [n] of histories [n, L] at an operating point."""
+    parts = (torch.from_numpy(seqs[start : start + ROWS]) for start in range(0, len(seqs), ROWS))
+    return np.concatenate([canet.route(part.long(), point).numpy() for part in parts])
 
 
 def as_exported(canet: Canet, package: Package) -> Canet:

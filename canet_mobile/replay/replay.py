@@ -13,6 +13,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import metric
 from canet_mobile.machine import describe_machine, peak_resident_bytes, resident_bytes
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.replay.device import (
     ROUTER,
     Device,
@@ -40,6 +41,7 @@ def replay(
     reference: Canet | None = None,
     device: str = "host",
     threads: int = 1,
+    point: int = BALANCED,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run the app's loop (router, then the entry it names) for every held-out user.
@@ -53,6 +55,7 @@ def replay(
         reference: the checkpoint it was exported from; None leaves PyTorch's columns empty.
         device: where to run.
         threads: threads of the runtime.
+        point: operating point of the router, as :meth:`Package.point` gives it.
         progress: called after each user.
 
     Returns:
@@ -73,11 +76,12 @@ def replay(
     seqs = queries.inputs(slice(None), package.length)
     before = resident_bytes()
     running = open_device(package, device, threads=threads)
-    answers, loads = _run(running, package, seqs, progress)
+    answers, loads = _run(running, package, seqs, point, progress)
     after, peak = resident_bytes(), peak_resident_bytes()
     expected = None
     if reference is not None:
-        expected = routed_lists(as_exported(reference, package), seqs, package.k, package.manifest["seen"])
+        same_routes = as_exported(reference, package)
+        expected = routed_lists(same_routes, seqs, package.k, package.manifest["seen"], point)
     found = Lists(
         np.array([a.route for a in answers]),
         np.stack([a.scores for a in answers]),
@@ -87,6 +91,7 @@ def replay(
         **report_head("replay", package),
         "device": {"name": running.name, "runtime": running.runtime, "threads": running.threads},
         "machine": describe_machine(),
+        "point": POINTS[point] if package.has_router else None,
         "protocol": {"seen": package.manifest["seen"], "k": package.k, "users": len(queries)},
         "metrics": {
             "package": _accuracy(found, queries),
@@ -106,13 +111,13 @@ def replay(
 
 
 def _run(
-    device: Device, package: Package, seqs: NDArray[np.int32], progress: Progress | None
+    device: Device, package: Package, seqs: NDArray[np.int32], point: int, progress: Progress | None
 ) -> tuple[list[Recommendation], dict[str, tuple[float, float]]]:
     """One answer per user; and (load ms, first-run ms) of every entry that was used."""
     loads = {ROUTER: warm_up(device, ROUTER, seqs[0])}
     answers = []
     for seq in seqs:
-        route, router_ns = run_router(device, seq)
+        route, router_ns = run_router(device, seq, point)
         entry = package.route(route).entry
         if entry not in loads:
             loads[entry] = warm_up(device, entry, seq)

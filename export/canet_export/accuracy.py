@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from canet_export.graph import Seen
 from canet_export.integers import ROUTER_TABLE, TABLE, Bits, IntegerModel, dequantized, quantize_model
-from canet_export.job import Job
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.replay.checks import MIN_ROUTER_AGREEMENT
-from canet_mobile.replay.device import open_device, recommend
-from canet_mobile.replay.package import Package
-from canet_mobile.replay.reference import Lists, ranks_in_lists, routed_lists
+from canet_mobile.replay.reference import Lists, ranks_in_lists, routed_lists, routes_at
 
 TOP = 10
 MAX_DROP = 0.01  # relative NDCG@10 that int4 may lose
@@ -37,8 +34,8 @@ class Choice:
     Args:
         integers: of the model.
         higher: tensors in higher precision than the preset's.
-        agreement: share of users routed as in fp32.
-        ndcg_fp32, ndcg_integers: routed NDCG@10 of PyTorch with either's numbers.
+        agreement: share of users routed as in fp32, at the operating point where it is least.
+        ndcg_fp32, ndcg_integers: NDCG@10 of PyTorch with either's numbers, routed at the balanced point.
     """
 
     integers: IntegerModel
@@ -68,11 +65,13 @@ def choose_integers(canet: Canet, bits: Bits, queries: HeldOut, seen: Seen) -> C
     names = {"supernet.item_table"} | ({ROUTER_TABLE} if _owns_table(canet) else set())
     seqs = queries.inputs(slice(None), canet.supernet.config.length)
     exact = routed_lists(canet, seqs, _list_length(canet), seen)
+    wanted = _routes(canet, seqs)
     tried: list[Choice] = []
     for higher in dict.fromkeys(frozenset(kept & names) for kept in HIGHER[bits]):
         integers = quantize_model(canet, bits, higher=higher)
-        ours = routed_lists(dequantized(canet, integers), seqs, _list_length(canet), seen)
-        agreement = float((ours.routes == exact.routes).mean())
+        same = dequantized(canet, integers)
+        ours = routed_lists(same, seqs, _list_length(canet), seen)
+        agreement = float((_routes(same, seqs) == wanted).mean(1).min())
         tried.append(Choice(integers, higher, agreement, _ndcg(exact, queries), _ndcg(ours, queries)))
         if agreement >= MIN_ROUTER_AGREEMENT:
             return tried[-1]
@@ -102,32 +101,6 @@ def require_accuracy(choice: Choice, quantization: str, users: int) -> None:
         )
 
 
-def measure_accuracy(canet: Canet, job: Job, queries: HeldOut) -> dict[str, Any] | None:
-    """The manifest's ``accuracy`` without the package's own figure; None where lists are shorter than 10."""
-    if job.k < TOP or not len(queries):
-        return None
-    seqs = queries.inputs(slice(None), canet.supernet.config.length)
-    exact, ours = (routed_lists(model, seqs, job.k, job.seen) for model in (canet, job.reference))
-    return {
-        "metric": "ndcg@10",
-        "split": "validation",
-        "seen": job.seen,
-        "users": len(queries),
-        "router_agreement": float((ours.routes == exact.routes).mean()),
-        "pytorch_fp32": _ndcg(exact, queries),
-        "pytorch_same_integers": None if job.integers is None else _ndcg(ours, queries),
-        "package_host": None,
-    }
-
-
-def measure_package(package: Package, queries: HeldOut) -> float:
-    """NDCG@10 of a package on its host runtime: router, then the entry it names, for every user."""
-    device = open_device(package)
-    seqs = queries.inputs(slice(None), package.length)
-    ids = np.stack([recommend(device, package, seq).ids for seq in seqs])
-    return _mean_ndcg(ids, queries)
-
-
 def _owns_table(canet: Canet) -> bool:
     return canet.router is not None and canet.router.config.table == "own"
 
@@ -136,9 +109,15 @@ def _list_length(canet: Canet) -> int:
     return min(TOP, canet.supernet.config.items)
 
 
+def _routes(canet: Canet, seqs: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Route ids [operating points, n]."""
+    return np.stack([routes_at(canet, seqs, point) for point in range(len(POINTS))])
+
+
 def _ndcg(lists: Lists, queries: HeldOut) -> float:
-    return _mean_ndcg(lists.ids, queries)
+    return mean_ndcg(lists.ids, queries)
 
 
-def _mean_ndcg(ids: NDArray[np.int64], queries: HeldOut) -> float:
+def mean_ndcg(ids: NDArray[np.int64], queries: HeldOut) -> float:
+    """NDCG@10 of lists [n, k], averaged over the users."""
     return float(ndcg(ranks_in_lists(ids, queries.targets), TOP).mean())

@@ -9,17 +9,15 @@ panels, stored once for all routes; the blocks are contiguous prefix slices.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canet_export.integers import GROUP, Quantized, parameters
+from canet_export.slices import Embedding, Linear, Slice, Weights, own_storage, panels
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.space import FFN, HEADS, Route
@@ -27,99 +25,6 @@ from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
 Seen = Literal["keep", "exclude"]
 ROUTER_ENTRY = "router"
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where a leaf's weight stands in the full tensor: rows [:rows], columns [start:stop].
-
-    Args:
-        name: the full tensor's name, as in :func:`canet_export.integers.parameters`.
-        rows: number of leading rows.
-        start: first column.
-        stop: one past the last column.
-        part: index along the leading axis (q, k, v), None for a plain matrix.
-    """
-
-    name: str
-    rows: int
-    start: int
-    stop: int
-    part: int | None = None
-
-    def of(self, full: Tensor) -> Tensor:
-        """The slice, in storage of its own."""
-        matrix = full if self.part is None else full[self.part]
-        return own_storage(matrix[: self.rows, self.start : self.stop])
-
-    def of_integers(self, full: Quantized) -> Quantized:
-        """The slice of integers and scales, in storage of their own: scales [rows, 1], or [rows, groups]."""
-        groups = Slice(self.name, self.rows, 0, 1, self.part)
-        if full.bits == 4:
-            groups = Slice(self.name, self.rows, self.start // GROUP, self.stop // GROUP, self.part)
-        return Quantized(self.of(full.values), groups.of(full.scale), full.bits)
-
-
-def own_storage(tensor: Tensor) -> Tensor:
-    """A contiguous copy. PyTorch would do with a view; serializers write its storage from the start."""
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-class Leaf(nn.Module):
-    """A matrix of the graph that knows its :class:`Slice`, so that a target can impose the integers on it."""
-
-    def __init__(self, weight: Tensor, source: Slice, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.source = source
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-
-class Linear(Leaf):
-    """x [..., in] -> [..., out]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-class Embedding(Leaf):
-    """ids [...] int64 -> [..., columns]."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
-
-
-class Weights:
-    """Slices of a model's tensors, each made once: routes of equal width hold the very same tensor."""
-
-    def __init__(self, canet: Canet) -> None:
-        self.full = parameters(canet)
-        self._made: dict[Slice | tuple[str, int, int], Tensor] = {}
-
-    def matrix(self, source: Slice) -> Tensor:
-        """The contiguous slice of a matrix."""
-        if source not in self._made:
-            self._made[source] = source.of(self.full[source.name])
-        return self._made[source]
-
-    def vector(self, name: str, size: int, part: int | None = None) -> Tensor:
-        """The first ``size`` entries of a vector, or of row ``part`` of a matrix."""
-        key = (name, size, -1 if part is None else part)
-        if key not in self._made:
-            full = self.full[name] if part is None else self.full[name][part]
-            self._made[key] = own_storage(full[:size])
-        return self._made[key]
-
-    def linear(self, name: str, rows: int, columns: int, part: int | None = None) -> Linear:
-        """The prefix [rows, columns] of ``<name>_weight`` with the prefix of its bias."""
-        source = Slice(f"{name}_weight", rows, 0, columns, part)
-        return Linear(self.matrix(source), source, self.vector(f"{name}_bias", rows, part))
-
-
-def panels(widths: tuple[int, ...], width: int) -> list[tuple[int, int]]:
-    """Column panels of a nested table: (0, 64), (64, 96) for width 96 of 64/96/128."""
-    edges = [0, *[w for w in widths if w <= width]]
-    return list(itertools.pairwise(edges))
 
 
 class Norm(nn.Module):
@@ -251,9 +156,10 @@ class RouteGraph(_Graph):
 
 
 class RouterGraph(_Graph):
-    """The router: seq [1, L] int32 -> route id [1] int64; argmax, the lowest id on ties.
+    """The router: seq [1, L] int32, point [1] int32 -> route id [1] int64; argmax, the lowest id on ties.
 
-    With a shared table it reads the supernet's first panels and owns no table.
+    With a shared table it reads the supernet's first panels and owns no table. ``points`` [operating points,
+    routes] is float32 in every preset; a point is one look-up in it and one sum.
     """
 
     def __init__(self, weights: Weights, canet: Canet) -> None:
@@ -267,38 +173,40 @@ class RouterGraph(_Graph):
         self.table_scale = 1.0 if own else float(weights.full["router.table_scale"])
         self.block = BlockGraph(weights, "router.block", self.width)
         self.head = weights.linear("router.head", len(weights.full["router.head_bias"]), self.width)
+        self.points = nn.Parameter(own_storage(weights.full["router.points"]), requires_grad=False)
 
-    def forward(self, seq: Tensor) -> Tensor:
+    def forward(self, seq: Tensor, point: Tensor) -> Tensor:
         x = self.embedded(seq)
         if x.shape[-1] != self.width:
             x = x[..., : self.width]
         if self.table_scale != 1.0:
             x = x * self.table_scale
         x = self.block(x + self.positions, self.pad_mask(seq), True)
-        return torch.argmax(self.head(x).view(1, -1), -1)
+        return torch.argmax(self.head(x).view(1, -1) + F.embedding(point, self.points), -1)
 
 
 def restricted(canet: Canet, exported: Sequence[int]) -> Canet:
     """The model whose router chooses among ``exported`` route ids only; itself when that is all of them.
 
-    The other routes get the bias of padding, -1e4, so that a package never names an entry it does not hold;
-    twice that where training already gave it to an exported one.
+    The other routes get the bias of padding, -1e4, and no operating point adds to it, so that a package never
+    names an entry it does not hold; twice that where training already gave it to an exported one.
     """
     others = [route_id for route_id in range(len(canet.space)) if route_id not in set(exported)]
     if canet.router is None or not others:
         return canet
     router = copy.deepcopy(canet.router)
     with torch.no_grad():
-        kept = float(router.head_bias[list(exported)].min())
+        kept = float((router.head_bias + router.points)[:, list(exported)].min())
         router.head_bias[others] = PAD_CLASS_BIAS if kept > PAD_CLASS_BIAS / 2 else 2 * PAD_CLASS_BIAS
+        router.points[:, others] = 0.0
     return Canet(canet.supernet, router)
 
 
 class ConstantRouter(nn.Module):
-    """The router of a plain SASRec, which has one route: always 0."""
+    """The router of a plain SASRec, which has one route: always 0, whatever the history and the point."""
 
-    def forward(self, seq: Tensor) -> Tensor:
-        return (seq[:, -1] * 0).to(torch.int64)
+    def forward(self, seq: Tensor, point: Tensor) -> Tensor:
+        return (seq[:, -1] * 0 + point * 0).to(torch.int64)
 
 
 def build_graphs(model: Canet, routes: Sequence[Route], k: int, seen: Seen) -> dict[str, nn.Module]:
@@ -316,8 +224,3 @@ def build_graphs(model: Canet, routes: Sequence[Route], k: int, seen: Seen) -> d
     }
     graphs |= {route.entry: RouteGraph(weights, model, route, k, seen) for route in routes}
     return {entry: graph.eval() for entry, graph in graphs.items()}
-
-
-def leaves(graph: nn.Module) -> Iterator[Leaf]:
-    """Every matrix of a graph that came from the model."""
-    return (module for module in graph.modules() if isinstance(module, Leaf))

@@ -55,6 +55,11 @@ class Job:
         if not 1 <= self.k <= items:
             raise CanetError(f"k is {self.k}, the model has {items} items", fix=f"--k {min(20, items)}")
 
+    @property
+    def has_router(self) -> bool:
+        """Whether the file chooses among routes: not with a plain SASRec, nor in a plain graph."""
+        return self.canet.router is not None and not self.plain
+
     @cached_property
     def reference(self) -> Canet:
         """PyTorch with the very numbers that the file holds: integers, halves or floats, lambda folded."""

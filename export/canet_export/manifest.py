@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job
+from canet_export.measured import Measured, unmeasured_points
 from canet_mobile import __version__
 from canet_mobile.evaluate.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json
+from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
-from canet_mobile.replay.reference import route_scores
+from canet_mobile.replay.reference import route_scores, routes_at
 from canet_mobile.schema import validate
 
 if TYPE_CHECKING:
     from canet_mobile.data.dataset import Dataset
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ITEMS_FILE = "items.csv"
 GOLDEN_FILE = "golden.jsonl"
 GOLDEN_REFERENCES = {
@@ -46,19 +48,20 @@ def write_items(path: Path, dataset: Dataset) -> None:
 
 @torch.inference_mode()
 def golden_rows(job: Job, histories: NDArray[np.int32]) -> list[dict[str, Any]]:
-    """Two rows per route: a one-item history, and a whole one that the router sends to that route if any.
+    """Two rows per route: a one-item history, and a whole one that the router sends to that route if any, at
+    some operating point.
 
     Args:
         job: what is exported; the rows are answered by its reference.
         histories: held-out users, [n, L] int32, n >= 1, left-padded.
     """
     reference = job.reference
-    chosen = reference.route(torch.from_numpy(histories).long()).numpy()
+    chosen = np.stack([routes_at(reference, histories, point) for point in range(len(POINTS))])
     rows = []
     for number, route in enumerate(job.routes):
         single = np.zeros_like(histories[0])
         single[-1] = histories[number % len(histories), -1]
-        routed = np.flatnonzero(chosen == reference.space.id_of(route))
+        routed = np.flatnonzero((chosen == reference.space.id_of(route)).any(0))
         whole = histories[routed[0] if len(routed) else number % len(histories)]
         rows += [_golden_row(job, route, history) for history in (single, whole)]
     return rows
@@ -69,7 +72,7 @@ def _golden_row(job: Job, route: Route, history: NDArray[np.int32]) -> dict[str,
     best = route_scores(job.reference, seqs, route, job.seen)[0].topk(job.k)
     return {
         "input": history.tolist(),
-        "route": int(job.reference.route(torch.from_numpy(seqs).long())),
+        "routes": [int(routes_at(job.reference, seqs, point)[0]) for point in range(len(POINTS))],
         "entry": route.entry,
         "scores": best.values.tolist(),
         "ids": best.indices.tolist(),
@@ -93,7 +96,7 @@ def write_manifest(
     higher_precision: Sequence[str],
     dataset: dict[str, str],
     checkpoint: dict[str, str],
-    accuracy: dict[str, Any] | None,
+    measured: Measured | None,
 ) -> dict[str, Any]:
     """Write ``manifest.json`` of a package whose other files stand in ``directory`` already.
 
@@ -105,7 +108,7 @@ def write_manifest(
         higher_precision: tensors that the preset would have quantized further.
         dataset: name, content_hash, directory.
         checkpoint: run, sha256.
-        accuracy: on held-out users, None when it was not measured.
+        measured: on held-out users, None when nothing was.
 
     Returns:
         The document.
@@ -149,7 +152,9 @@ def write_manifest(
         "space": space.to_json(),
         "router": _router(job),
         "routes": [costs[space.id_of(route)] for route in job.routes],
-        "interface": result.interface,
+        "operating_points": _operating_points(job, measured),
+        "default_point": POINTS[BALANCED] if job.has_router else None,
+        "interface": result.interface | ({} if job.plain else {"point_input": POINT_INPUT}),
         "runtime": result.runtime,
         "parts": [{"name": name, "entries": list(entries)} for name, entries in result.parts.items()],
         "integers": None
@@ -164,7 +169,7 @@ def write_manifest(
         "item_map_sha256": sha256_file(directory / ITEMS_FILE),
         "dataset": dataset,
         "checkpoint": checkpoint,
-        "accuracy": accuracy,
+        "accuracy": None if measured is None else measured.accuracy(),
     }
     validate(document, "manifest", where=directory / MANIFEST)
     write_json(directory / MANIFEST, document)
@@ -174,7 +179,7 @@ def write_manifest(
 def _router(job: Job) -> dict[str, Any]:
     """The router's entry, table and costs; a plain SASRec or graph has nothing to route and pays nothing."""
     canet = job.canet
-    if canet.router is None or job.plain:
+    if canet.router is None or not job.has_router:
         return {"entry": ROUTER_ENTRY, "table": None, "paper_mflops": 0.0, "executed_mflops": 0.0}
     length, routes = canet.supernet.config.length, len(canet.space)
     return {
@@ -183,3 +188,9 @@ def _router(job: Job) -> dict[str, Any]:
         "paper_mflops": router_paper_mflops(length, routes),
         "executed_mflops": router_executed_mflops(length, routes),
     }
+
+
+def _operating_points(job: Job, measured: Measured | None) -> list[dict[str, Any]]:
+    if not job.has_router:
+        return []
+    return unmeasured_points() if measured is None else measured.operating_points()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from canet_export.accuracy import choose_integers, measure_accuracy, measure_package, require_accuracy
+from canet_export.accuracy import choose_integers, require_accuracy
 from canet_export.graph import Seen, restricted
 from canet_export.job import Job, Quantization
 from canet_export.manifest import (
@@ -22,6 +22,7 @@ from canet_export.manifest import (
     write_items,
     write_manifest,
 )
+from canet_export.measured import Measured, measure, with_package
 from canet_export.targets import Target
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, held_out
@@ -74,14 +75,14 @@ class Prepared:
     Args:
         job: what is to be written.
         higher: tensors that are kept in higher precision for the router's sake.
-        queries: validation users for the package's accuracy.
-        accuracy: theirs, before any package ran; None leaves it out.
+        queries: validation users on whom the package is measured.
+        measured: on them, before any package ran; None leaves it out.
     """
 
     job: Job
     higher: frozenset[str]
     queries: HeldOut
-    accuracy: dict[str, Any] | None
+    measured: Measured | None
 
 
 def prepare(
@@ -123,7 +124,7 @@ def prepare(
         item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
     users = held_out(dataset, "validation", limit=max(options.users, 1))
-    return Prepared(job, higher, users, measure_accuracy(model, job, users) if options.users else None)
+    return Prepared(job, higher, users, measure(model, job, users) if options.users else None)
 
 
 def export_package(
@@ -169,7 +170,7 @@ def export_package(
         write_golden(stage / GOLDEN_FILE, golden_rows(job, _golden_histories(dataset, job)))
         write_items(stage / ITEMS_FILE, dataset)
 
-        def describe(accuracy: dict[str, Any] | None) -> dict[str, Any]:
+        def describe(measured: Measured | None) -> dict[str, Any]:
             return write_manifest(
                 stage,
                 job,
@@ -182,16 +183,16 @@ def export_package(
                     "directory": str(dataset.directory),
                 },
                 checkpoint={"run": run.directory.name, "sha256": run.checkpoint_sha256},
-                accuracy=accuracy,
+                measured=measured,
             )
 
-        manifest = describe(prepared.accuracy)
+        manifest = describe(prepared.measured)
         progress("run the golden rows through the package")
         package = open_package(stage)
         require(parity(package), where=out)
-        if prepared.accuracy is not None:
+        if prepared.measured is not None:
             progress(f"run {len(queries)} held-out users through the package")
-            manifest = describe(prepared.accuracy | {"package_host": measure_package(package, queries)})
+            manifest = describe(with_package(prepared.measured, package, queries))
     return manifest
 
 

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet
+from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
 MAIN = "main"  # the function of a package that holds only one
 AGAIN = "export the package again"
-Function = Callable[[NDArray[np.int32]], dict[str, NDArray[Any]]]
+Inputs = dict[str, NDArray[np.int32]]
+Function = Callable[[Inputs], dict[str, NDArray[Any]]]
 
 
 def open_device(package: Package, threads: int) -> Device:
@@ -49,10 +51,12 @@ def open_device(package: Package, threads: int) -> Device:
             loaded[entry] = function, (time.perf_counter_ns() - start) / 1e6
         return loaded[entry][1]
 
-    def call(entry: str, seq: Sequences) -> Answer:
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
         load(entry)
         function = loaded[entry][0]
-        given = np.ascontiguousarray(seq, dtype=np.int32)[None]
+        given = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None]}
+        if entry == ROUTER:
+            given[POINT_INPUT] = np.array([point], np.int32)
         with _failures(package, entry):
             start = time.perf_counter_ns()
             found = function(given)
@@ -105,11 +109,11 @@ def _interpreter(
         path, function = where[entry]
         program = loaders[path].load(function)
 
-        def run(seq: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        def run(given: Inputs) -> dict[str, NDArray[Any]]:
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             try:
-                return program(seq=seq)
+                return program(**given)
             finally:
                 torch.set_num_threads(before)
 
@@ -144,8 +148,8 @@ def _core_ml(where: dict[str, tuple[Path, str]]) -> tuple[Callable[[str], Functi
                 function_name=None if function == MAIN else function,
             )
 
-        def run(seq: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-            found = model.predict({"seq": seq})
+        def run(given: Inputs) -> dict[str, NDArray[Any]]:
+            found = model.predict(given)
             return {
                 name: value.astype(np.float32 if name == "scores" else np.int32)
                 for name, value in found.items()

@@ -88,10 +88,12 @@ def open_device(package: Package, threads: int) -> Device:
             loaded[entry] = (time.perf_counter_ns() - start) / 1e6
         return loaded[entry]
 
-    def call(entry: str, seq: Sequences) -> Answer:
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
         load(entry)
         method = program.load_method(entry)
         inputs = [torch.from_numpy(np.ascontiguousarray(seq, dtype=np.int32)[None])]
+        if entry == ROUTER:
+            inputs.append(torch.tensor([point], dtype=torch.int32))
         with _runtime_errors(package, entry):
             start = time.perf_counter_ns()
             outputs = method.execute(inputs)

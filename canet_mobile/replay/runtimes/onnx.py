@@ -19,7 +19,8 @@ ROUTER_ALONE = -2
 def open_device(package: Package, threads: int) -> Device:
     """Load a package's graph; one session serves the router and every route.
 
-    -2 as ``force_route`` runs the router alone; a route's id runs that route, and not the router.
+    -2 as ``force_route`` runs the router alone, at the operating point it is given; a route's id runs that
+    route, and not the router.
 
     Raises:
         CanetError: the toolkit is missing.
@@ -43,8 +44,9 @@ def open_device(package: Package, threads: int) -> Device:
     except Exception as error:
         raise _failure(package, "the graph does not load", error) from error
     program_ms = (time.perf_counter_ns() - started) / 1e6
-    force = package.manifest["interface"].get("route_input")
-    _require_names(package, session, ["seq", *([force] if force else [])])
+    interface = package.manifest["interface"]
+    force, at = interface.get("route_input"), interface.get("point_input")
+    _require_names(package, session, ["seq", *(name for name in (force, at) if name)])
     names = dict.fromkeys((route.entry for route in package.routes), ANSWER) | {ROUTER: ["route"]}
     wanted = {route.entry: route.id for route in package.routes} | {ROUTER: ROUTER_ALONE}
     forced = {entry: {force: np.array([value], np.int32)} if force else {} for entry, value in wanted.items()}
@@ -56,11 +58,13 @@ def open_device(package: Package, threads: int) -> Device:
 
     constant: list[Answer] = []  # a plain graph has no router: its route is read once, and costs nothing
 
-    def call(entry: str, seq: Sequences) -> Answer:
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
         load(entry)
         if entry == ROUTER and constant:
             return constant[0]
         feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None], **forced[entry]}
+        if entry == ROUTER and at:
+            feeds[at] = np.array([point], np.int32)
         try:
             start = time.perf_counter_ns()
             outputs = session.run(names[entry], feeds)

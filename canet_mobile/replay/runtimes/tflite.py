@@ -21,6 +21,7 @@ import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet, quiet_stderr
+from canet_mobile.model.points import BALANCED, POINT_INPUT
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
 
@@ -51,6 +52,10 @@ def open_device(package: Package, threads: int) -> Device:
     program_ms = (time.perf_counter_ns() - started) / 1e6
     runners: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {}
 
+    def inputs(entry: str, seq: Sequences, point: int) -> dict[str, Any]:
+        history = {INPUT: np.ascontiguousarray(seq, dtype=np.int32)[None]}
+        return history | {POINT_INPUT: np.array([point], np.int32)} if entry == ROUTER else history
+
     def load(entry: str) -> float:
         if entry not in entries:
             raise unknown_name("entry", entry, entries, where=package.model_path)
@@ -60,16 +65,16 @@ def open_device(package: Package, threads: int) -> Device:
                 path = model.rooted_at(entry)
                 interpreter = Interpreter(model_path=str(path), num_threads=threads)
                 runner = interpreter.get_signature_runner(entry)
-                runner(**{INPUT: np.zeros((1, package.length), np.int32)})  # packs the weights
+                runner(**inputs(entry, np.zeros(package.length, np.int32), BALANCED))  # packs the weights
             runners[entry] = runner, (time.perf_counter_ns() - start) / 1e6
         return runners[entry][1]
 
-    def call(entry: str, seq: Sequences) -> Answer:
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
         load(entry)
-        history = np.ascontiguousarray(seq, dtype=np.int32)[None]
+        given = inputs(entry, seq, point)
         with _runtime_errors(package, entry):
             start = time.perf_counter_ns()
-            found = runners[entry][0](**{INPUT: history})
+            found = runners[entry][0](**given)
             taken = time.perf_counter_ns() - start
             outputs = tuple(found[name] for name in OUTPUTS[entry == ROUTER])
         return Answer(outputs, taken)

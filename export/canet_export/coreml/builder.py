@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canet_export.graph import Slice
 from canet_export.integers import Quantized, parameters
 from canet_export.job import Job
+from canet_export.slices import Slice
 
 Precision = Literal["fp16", "fp32"]
 FLOATS: dict[str, type[np.floating]] = {"fp16": np.float16, "fp32": np.float32}
@@ -115,22 +115,23 @@ class Body:
         if quantized is not None and self.precision == "fp32":
             return self._exact_rows(source, quantized, seq, name)
         if quantized is not None:
-            return self._gather(self.matrix(source, f"{name}_t"), seq, name)
+            return self.gathered(self.matrix(source, f"{name}_t"), seq, name)
         stored = self.store.table_precision(source.name)
         full = source.of(self.store.full[source.name])
         table = self.constant(_key(source), f"{name}_t", full, FLOATS[stored])
-        found = self._gather(table, seq, name if stored == self.precision else f"{name}_g")
+        found = self.gathered(table, seq, name if stored == self.precision else f"{name}_g")
         return found if stored == self.precision else self.op("cast", name, x=found, dtype=self.precision)
 
-    def _gather(self, table: Var, seq: Var, name: str) -> Var:
-        return self.op("gather", name, x=table, indices=seq, axis=0, batch_dims=0, validate_indices=False)
+    def gathered(self, table: Var, ids: Var, name: str) -> Var:
+        """The rows of ``table`` [n, columns] that ``ids`` [...] name: [..., columns]."""
+        return self.op("gather", name, x=table, indices=ids, axis=0, batch_dims=0, validate_indices=False)
 
     def _exact_rows(self, source: Slice, quantized: Quantized, seq: Var, name: str) -> Var:
         one = self.mb.const(val=np.ones((1, 1) if self.store.shared else (), np.float16), name=f"{name}_one")
         table = self._dequantized(source, quantized, f"{name}_t", one)
-        values = self.op("cast", f"{name}_i", x=self._gather(table, seq, f"{name}_g"), dtype="fp32")
+        values = self.op("cast", f"{name}_i", x=self.gathered(table, seq, f"{name}_g"), dtype="fp32")
         groups = source.of_integers(quantized).scale.shape[-1]
-        scales = self._gather(self._scale(source, quantized, f"{name}_s", column=True), seq, f"{name}_r")
+        scales = self.gathered(self._scale(source, quantized, f"{name}_s", column=True), seq, f"{name}_r")
         scales = self.op("cast", f"{name}_f", x=scales, dtype="fp32")
         if groups == 1:
             return self.op("mul", name, x=values, y=scales)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from canet_export.coreml.functions import CLASSIFIER, classifier_cuts, table_cuts
-from canet_export.graph import ROUTER_ENTRY, Slice
+from canet_export.graph import ROUTER_ENTRY
 from canet_export.integers import ROUTER_TABLE, TABLE, Quantized, parameters
 from canet_export.job import Job
+from canet_export.slices import Slice
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import FFN, HEADS
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
@@ -108,6 +110,7 @@ class Expectations:
         yield self._number("mul", "mask of padding", MASK_PAD, dtype)
         yield from self._block("router.block", width, dtype)
         yield from self._linear("router.head", len(self.full["router.head_bias"]), width, dtype)
+        yield self._vector("gather", "x", "router.points", len(POINTS), dtype)
 
     def _block(self, prefix: str, h: int, dtype: torch.dtype) -> Iterator[Constant]:
         for part in range(3):

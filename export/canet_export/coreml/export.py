@@ -25,6 +25,7 @@ from canet_export.integers import GROUP
 from canet_export.job import ExportResult, Job, Progress
 from canet_mobile.errors import UsageError
 from canet_mobile.machine import quiet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import Route
 from canet_mobile.replay.mil.model import open_mlpackage
 
@@ -43,8 +44,8 @@ def require_toolkit() -> None:
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
     """Write ``canet.mlpackage``, or for ``minimum_os="ios17"`` one package per entry.
 
-    Functions: ``router`` (seq int32 [1, L] -> route int32 [1]) and one per route (seq -> scores float32
-    [1, k], ids int32 [1, k]).
+    Functions: ``router`` (seq int32 [1, L], point int32 [1] -> route int32 [1]) and one per route (seq ->
+    scores float32 [1, k], ids int32 [1, k]).
 
     Args:
         job: what to write.
@@ -164,6 +165,7 @@ def _route_table(job: Job) -> str:
     table = {
         "router": ROUTER_ENTRY,
         "routes": [{"id": space.id_of(route), "name": route.entry} for route in job.routes],
+        "points": list(POINTS) if job.canet.router is not None else [],
         "length": job.canet.supernet.config.length,
         "items": job.canet.supernet.config.items,
         "k": job.k,

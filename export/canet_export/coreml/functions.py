@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from canet_export.coreml.builder import Body, Precision, Store, Var, zeros
-from canet_export.graph import Slice, panels
 from canet_export.integers import ROUTER_TABLE, TABLE
 from canet_export.job import Job
+from canet_export.slices import Slice, panels
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
+from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.model.space import FFN, HEADS, Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
@@ -87,24 +88,27 @@ def route_function(store: Store, route: Route, precision: Precision, opset: Any)
 
 
 def router_function(store: Store, opset: Any) -> Any:
-    """seq [1, L] int32 -> route [1] int32, in fp32: its argmax should not depend on rounding.
+    """seq [1, L] int32, point [1] int32 -> route [1] int32.
 
-    A plain SASRec has nothing to choose and always answers 0.
+    In fp32: its argmax should not depend on rounding. A plain SASRec has nothing to choose and always answers
+    0, of the same inputs.
     """
     job, length = store.job, store.job.canet.supernet.config.length
-    with _function(store, opset) as function:
-        body, seq = Body(store, "fp32"), function.inputs["seq"]
+    point = store.kit.mb.placeholder(shape=(1,), dtype=store.kit.types.int32)
+    with _function(store, opset, **{POINT_INPUT: point}) as function:
+        body, seq, point = Body(store, "fp32"), function.inputs["seq"], function.inputs[POINT_INPUT]
         if job.canet.router is None:
             last = body.op("slice_by_index", "last", x=seq, begin=[0, length - 1], end=[1, length],
                            squeeze_mask=np.array([True, False]))  # fmt: skip
-            route = body.op("mul", "route", x=last, y=np.int32(0))
+            both = body.op("add", "both", x=last, y=point)  # an input that nothing takes may be dropped
+            route = body.op("mul", "route", x=both, y=np.int32(0))
         else:
-            route = _route(body, seq)
+            route = _route(body, seq, point)
         function.set_outputs([route])
     return function
 
 
-def _route(body: Body, seq: Var) -> Var:
+def _route(body: Body, seq: Var, point: Var) -> Var:
     store = body.store
     router = store.job.canet.router
     assert router is not None
@@ -122,14 +126,16 @@ def _route(body: Body, seq: Var) -> Var:
     routes = len(store.full["router.head_bias"])
     x = _linear(body, "head", "router.head", x, routes, width)
     logits = body.op("reshape", "logits", x=x, shape=[1, routes])
+    points = body.constant("router.points", "points", store.full["router.points"])
+    logits = body.op("add", "at", x=logits, y=body.gathered(points, point, "offsets"))
     return body.op("reduce_argmax", "route", x=logits, axis=1, keep_dims=False, output_dtype="int32")
 
 
-def _function(store: Store, opset: Any) -> Any:
+def _function(store: Store, opset: Any, **others: Any) -> Any:
     length = store.job.canet.supernet.config.length
     kit = store.kit
     seq = kit.mb.placeholder(shape=(1, length), dtype=kit.types.int32)
-    return kit.Function({"seq": seq}, opset_version=opset)
+    return kit.Function({"seq": seq, **others}, opset_version=opset)
 
 
 def _embedded(body: Body, seq: Var, table: str, cuts: list[tuple[int, int]]) -> Var:

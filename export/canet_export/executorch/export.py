@@ -40,8 +40,8 @@ def job_graphs(job: Job, routes: Sequence[Route] | None = None) -> dict[str, nn.
 
 
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
-    """Write ``canet.pte``: methods ``router`` (seq int32 [1, L] -> route id int64 [1]) and one per route
-    (seq -> scores float32 [1, k], ids int64 [1, k]).
+    """Write ``canet.pte``: methods ``router`` (seq int32 [1, L], point int32 [1] -> route id int64 [1]) and
+    one per route (seq -> scores float32 [1, k], ids int64 [1, k]).
 
     Args:
         job: what to write.
@@ -53,12 +53,14 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     """
     kit = _toolkit()
     graphs = job_graphs(job)
-    example = (torch.zeros(1, job.canet.supernet.config.length, dtype=torch.int32),)
+    seq = torch.zeros(1, job.canet.supernet.config.length, dtype=torch.int32)
+    point = torch.zeros(1, dtype=torch.int32)
     with quiet(), torch.no_grad(), fast_lowering():
         programs = {}
         for number, (entry, graph) in enumerate(graphs.items(), start=1):
             progress(f"trace {number}/{len(graphs)}: {entry}")
-            programs[entry] = torch.export.export(graph, example)
+            inputs = (seq, point) if entry == ROUTER_ENTRY else (seq,)
+            programs[entry] = torch.export.export(graph, inputs)
         progress(f"lower {len(graphs)} methods to XNNPACK")
         edge = kit.lower(
             programs,

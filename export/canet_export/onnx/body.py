@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from canet_export.graph import panels
 from canet_export.integers import GROUP
 from canet_export.onnx.blocks import cut_block, fixed_block, run_block
 from canet_export.onnx.fourbit import floats
@@ -12,6 +11,7 @@ from canet_export.onnx.nodes import Graph
 from canet_export.onnx.numbers import Matrix, Numbers
 from canet_export.onnx.prefixes import PADDED, Prefixes
 from canet_export.onnx.products import Operand, hold, multiply, zero_point
+from canet_export.slices import panels
 from canet_mobile.model.layers import MASK_FUTURE, MASK_PAD
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 
@@ -241,8 +241,8 @@ def _one_value(value: float) -> object:
     return numpy_helper.from_array(np.array([value], np.float32))
 
 
-def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str) -> str:
-    """The router: its argmax, lowest id on ties, int64 [1]."""
+def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str, point: str) -> str:
+    """The router at an operating point [1]: its argmax, lowest id on ties, int64 [1]."""
     router = numbers.job.canet.router
     assert router is not None
     width = router.config.width
@@ -259,6 +259,8 @@ def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str) -> 
     head = hold(graph, numbers.plain("router.head", len(numbers.full["router.head_bias"]), width))
     bias = graph.constants.add("router.head_bias", numbers.full["router.head_bias"].detach().numpy())
     logits = multiply(graph, graph.node("Squeeze", state, graph.integers(1)), head, bias)
+    points = graph.constants.add("router.points", numbers.full["router.points"].numpy())
+    logits = graph.node("Add", logits, graph.node("Gather", points, point))
     return graph.node("ArgMax", logits, axis=-1, keepdims=0)
 
 

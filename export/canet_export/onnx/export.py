@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_export.job import ExportResult, Job, Progress
-from canet_export.onnx.model import ASK, ASK_ONLY, FORCE, build_graph, build_model
+from canet_export.onnx.model import ASK_ONLY, FORCE, build_graph, build_model
 from canet_export.onnx.nodes import IR_VERSION, MINIMUM_ONNXRUNTIME, OPSET
 from canet_export.onnx.ort_format import require_same_answers, write_ort
 from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
+from canet_mobile.model.points import POINT_INPUT, POINTS
 
 MODEL_FILE = "canet.onnx"
 ORT_FILE = "canet.ort"
@@ -84,14 +85,15 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
 
 
 def _probes(job: Job) -> list[dict[str, NDArray[np.int32]]]:
-    """A history for the router, the first and the last route."""
+    """A history for the router at every operating point, the first and the last route."""
     length, items = job.canet.supernet.config.length, job.canet.supernet.config.items
     seq = (1 + np.arange(length, dtype=np.int32) % items)[None]
     seq[0, : length // 2] = 0
     if job.plain:
         return [{"seq": seq}]
-    ids = (ASK, *(job.canet.space.id_of(route) for route in (job.routes[0], job.routes[-1])))
-    return [{"seq": seq, FORCE: np.array([value], np.int32)} for value in ids]
+    given = [(POINT_INPUT, point) for point in range(len(POINTS))]
+    given += [(FORCE, job.canet.space.id_of(route)) for route in (job.routes[0], job.routes[-1])]
+    return [{"seq": seq}, *({"seq": seq, name: np.array([value], np.int32)} for name, value in given)]
 
 
 def measure_sizes(job: Job, total: int) -> Sizes:

@@ -14,6 +14,7 @@ from canet_export.onnx.body import Body, items_of, pad_mask, route_of
 from canet_export.onnx.nodes import Constants, Graph, model_of, used_names, value_info
 from canet_export.onnx.numbers import Numbers
 from canet_export.onnx.prefixes import Prefixes
+from canet_mobile.model.points import BALANCED, POINT_INPUT
 
 INT32, INT64, FLOAT = 6, 7, 1  # TensorProto
 FORCE = "force_route"
@@ -29,8 +30,8 @@ class Built:
     outputs: Sequence[Any]
 
     def stored(self) -> dict[str, NDArray[Any]]:
-        """The initializers, by name."""
-        used = used_names(self.graph.nodes)
+        """The initializers, by name; the default of an input that no node takes is one too."""
+        used = used_names(self.graph.nodes) | {value.name for value in self.inputs}
         return {name: array for name, array in self.graph.constants.arrays.items() if name in used}
 
     def model(self, *, with_numbers: bool = True) -> Any:
@@ -51,14 +52,17 @@ def build_model(job: Job) -> Any:
 
 
 def build_graph(job: Job, *, router_only: bool = False) -> Built:
-    """Inputs ``seq`` int32 [1, L] and, optional, ``force_route`` int32 [1]; outputs ``route`` int64 [1],
-    ``scores`` float32 [1, k], ``ids`` int64 [1, k].
+    """Inputs ``seq`` int32 [1, L] and, optional, ``force_route`` and ``point`` int32 [1]; outputs ``route``
+    int64 [1], ``scores`` float32 [1, k], ``ids`` int64 [1, k].
 
     ``force_route`` is a route id, -1 (the default) for the router's choice, or -2 for the router alone: the
     route does not run then, scores and ids are zeros. ONNX Runtime runs every node of a graph whatever is
     fetched, so that only a branch can leave one out.
 
-    A plain graph has no ``force_route`` and takes any number of histories, [N, L].
+    ``point`` is the operating point at which the router chooses, by default the balanced one. A graph with
+    nothing to choose takes it too, so that an app is written once.
+
+    A plain graph has neither and takes any number of histories, [N, L].
 
     Args:
         job: what to write.
@@ -75,7 +79,7 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
     only = ids[0] if job.canet.router is not None else 0  # as the reference answers without a router
     route = graph.constants.add("only_route", np.array([only], np.int64))
     if not job.plain:
-        inputs.append(value_info(FORCE, INT32, [1]))
+        inputs += [value_info(name, INT32, [1]) for name in (FORCE, POINT_INPUT)]
         route = _chosen(graph, numbers, route, items, pad)
     route = graph.rename(route, "route")
     if router_only:
@@ -111,9 +115,10 @@ def _nothing(graph: Graph, k: int) -> tuple[str, str]:
 def _chosen(graph: Graph, numbers: Numbers, only: str, items: str, pad: str) -> str:
     """The route id, int64 [1]: the forced one, else the router's. Forced, the router does not run."""
     graph.constants.add(FORCE, np.array([ASK], np.int32))
+    graph.constants.add(POINT_INPUT, np.array([BALANCED], np.int32))
     asks = graph.node("Less", FORCE, graph.scalar("pad_id", 0, np.int32))
 
     def ask(inner: Graph) -> str:
-        return route_of(inner, numbers, items, "seq", pad) if numbers.has_router else only
+        return route_of(inner, numbers, items, "seq", pad, POINT_INPUT) if numbers.has_router else only
 
     return graph.branch(asks, ask, lambda inner: inner.node("Cast", FORCE, to=INT64), INT64, [1])

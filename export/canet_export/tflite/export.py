@@ -23,8 +23,8 @@ ROOT = "root."  # of the keys of ExportResult.runtime that hold the entries' roo
 
 
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
-    """Write ``canet.tflite``: signatures ``router`` (seq int32 [1, L] -> route int32 [1]) and one per route
-    (seq -> scores float32 [1, k], ids int32 [1, k]).
+    """Write ``canet.tflite``: signatures ``router`` (seq int32 [1, L], point int32 [1] -> route int32 [1])
+    and one per route (seq -> scores float32 [1, k], ids int32 [1, k]).
 
     Args:
         job: what to write.

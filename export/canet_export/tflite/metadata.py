@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import Job
 from canet_mobile import __version__
+from canet_mobile.model.points import POINT_INPUT, POINTS
 
 if TYPE_CHECKING:
     from flatbuffers import Builder
@@ -44,6 +45,8 @@ def metadata_buffer(job: Job, entries: tuple[str, ...]) -> bytes:
         f"item indexes 1..{items}, oldest first, padded with 0 on the left, int32 [1, {length}]",
         has_labels,
     )
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(POINTS))
+    point = _Tensor(POINT_INPUT, f"the operating point: {names}, int32 [1]")
     router = (_Tensor("route", "the route id: the entry to call next, int32 [1]"),)
     route = (
         _Tensor("scores", f"of the best items, descending, float32 [1, {job.k}]"),
@@ -53,7 +56,8 @@ def metadata_buffer(job: Job, entries: tuple[str, ...]) -> bytes:
     for entry in entries:
         is_router = entry == ROUTER_ENTRY
         said = "names the route of a history" if is_router else "recommends by one submodel"
-        inputs = _vector(builder, [_tensor(builder, history)])
+        given = (history, point) if is_router else (history,)
+        inputs = _vector(builder, [_tensor(builder, each) for each in given])
         outputs = _vector(builder, [_tensor(builder, each) for each in (router if is_router else route)])
         subgraphs.append(
             _table(builder, 7, {0: _string(builder, entry), 1: _string(builder, said), 2: inputs, 3: outputs})

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from canet_export.graph import ROUTER_ENTRY, Leaf, Slice
+from canet_export.graph import ROUTER_ENTRY
 from canet_export.integers import GROUP, Quantized
 from canet_export.job import Job
 from canet_export.sizes import Sizes
+from canet_export.slices import Leaf, Slice
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.impose import is_half
 

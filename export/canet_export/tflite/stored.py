@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from canet_export.graph import BlockGraph, Leaf, Norm, RouteGraph, RouterGraph
+from canet_export.graph import BlockGraph, Norm, RouteGraph, RouterGraph
 from canet_export.integers import Quantized
 from canet_export.job import Job
+from canet_export.slices import Leaf
 from canet_export.tflite.export import MODEL_FILE
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.reading import Constant, Operation, read_signatures
@@ -131,6 +132,7 @@ def expected_streams(graph: nn.Module, job: Job) -> dict[str, list[Expected]]:
             scalars = [Expected("table_scale", Tensor([graph.table_scale]))]
         block("block", graph.block)
         linear("head", graph.head)
+        lookups.append(Expected("points", graph.points))  # looked up behind the item table
     return {"tables": lookups, "matrices": matrices, "biases": biases, "vectors": vectors, "scalars": scalars}
 
 

@@ -28,6 +28,7 @@ from canet_export.tflite.joining import Part, joined
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.model.router import Router
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import Supernet
@@ -151,6 +152,8 @@ def _convert(modules: Mapping[str, nn.Module], job: Job, progress: Progress) -> 
         converter: Any = litert_torch
         for name, module in modules.items():
             example = {INPUT: torch.zeros(1, length, dtype=torch.int32)}
+            if name == ROUTER_ENTRY:
+                example[POINT_INPUT] = torch.zeros(1, dtype=torch.int32)
             if isinstance(module, Body):
                 example[STATE] = torch.zeros(1, length, module.whole.route.hidden)
             converter = converter.signature(name, module, sample_kwargs=example)
