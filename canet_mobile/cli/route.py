@@ -10,14 +10,12 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run directory to make [default: <run>-routed-N]."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Run to make [default: <run>-routed-N].")
 @click.option("--budget", type=float, metavar="SHARE", help="Average cost, as a share of SASRec-full's.")
 @click.option(
     "--costs",
     type=click.Path(path_type=Path),
-    help="What each route was measured to cost on a device; the budget is then a share of the largest route's.",
+    help="What each route was measured to cost on a device; the budget is then a share of the largest's.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any of the router's configuration keys."

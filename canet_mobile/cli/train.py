@@ -123,6 +123,8 @@ def free_name(parent: Path, stem: str) -> Path:
 
 def summary(run: Any) -> str:
     """What a finished run came to, for people."""
+    from canet_mobile.train.validate import advice
+
     progress, routing = run.manifest["progress"], run.manifest["routing"]
     lines = [f"run            {run.directory}"]
     lines.append(
@@ -139,11 +141,10 @@ def summary(run: Any) -> str:
         )
         for point in routing.get("operating_points", ()):
             spread = ", ".join(f"{entry} {share:.0%}" for entry, share in point["routes"].items())
-            lines.append(
-                f"  {point['name']:<12} NDCG@10 {point['ndcg10']:.4f} at {point['mflops']:.1f} MFLOPs: {spread}"
-            )
+            what = f"NDCG@10 {point['ndcg10']:.4f} at {point['mflops']:.1f} MFLOPs"
+            lines.append(f"  {point['name']:<12} {what}: {spread}")
         if routing.get("advice"):
-            lines.append(f"advice         {routing['advice']['text']}")
+            lines.append(f"advice         {advice(routing)}")
     lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
     lines.append(f"next           canet-mobile evaluate {run.directory}")
     return "\n".join(lines)

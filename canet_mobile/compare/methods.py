@@ -64,7 +64,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        {"windows": 2, "epochs": 4, "batch": 48, "lr": 4e-3, "validation_users": 1000},
+        {"windows": 2, "epochs": 3, "batch": 48, "lr": 4e-3, "validation_users": 1000},
         2000,
         "every method once on two cores and a small data set; most runs are cut short",
     ),

@@ -47,9 +47,9 @@ class TrainConfig:
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
             ``auto``, which excludes them when people in this data set do not come back to items.
         validation_users: users read for model choice, evenly spaced; 0 takes all.
-        router_table: ``own`` has a table of its own, ``shared`` reads the first 32 channels of the supernet's.
-        router_label: what the router learns to predict (sandwich and rows): ``gain``, how much better the larger
-            route's list is expected to be, or ``entropy``, how unsure the small route is.
+        router_table: ``own`` has its own item table, ``shared`` reads 32 channels of the supernet's.
+        router_label: what the router learns to predict (sandwich and rows): ``gain``, how much better the
+            larger route's list is expected to be, or ``entropy``, how unsure the small route is.
         budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
             (sandwich and rows; the paper's recipe cannot be told).
         costs: ``paper`` for paper FLOPs, or a file of what each route was measured to cost on a device; the

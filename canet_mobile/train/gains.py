@@ -1,9 +1,9 @@
 """Which users gain from a larger route, by the supernet's own beliefs: labels that need no held-out item.
 
 What one held-out item says about two routes is nearly all noise. Here the next item is drawn from what the
-routes themselves predict (the mean of their softmaxes), which gives the EXPECTED NDCG@10 of every route's list
-exactly, at every position of every history. Where two routes list the same items the difference is zero,
-however unsure they are: such users gain nothing from the larger one.
+routes themselves predict (the mean of their softmaxes), which gives the EXPECTED NDCG@10 of every route's
+list exactly, at every position of every history. Where two routes list the same items the difference is
+zero, however unsure they are: such users gain nothing from the larger one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Judged:
 
 
 def candidates(space: RoutingSpace) -> list[int]:
-    """The routes a ladder may use: the smallest, and those of the widest embedding, which costs next to nothing."""
+    """Routes a ladder may use: the smallest, and those of the widest embedding, which costs little."""
     return [n for n, r in enumerate(space) if r == space.smallest or r.embedding == space.largest.embedding]
 
 

@@ -1,4 +1,4 @@
-"""Two routes, and the share of users who get the larger one: chosen on validation alone, within the budget."""
+"""Two routes and the share of users who get the larger one: chosen on validation, within the budget."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from canet_mobile.evaluate.metrics import standard_error
 from canet_mobile.train.gains import Judged, Values
 
-# Shares of users on the larger route that are tried. With fewer than a fifth on either side there is little to
-# route: a fixed route serves as well.
+# Shares of users on the larger route that are tried. With fewer than a fifth of them on either side there is
+# little to route: a fixed route serves as well.
 SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
-CLOSE = 0.001  # relative difference of NDCG@10 that is not paid for
+CLOSE = 0.25  # standard errors of NDCG@10 that are not paid for
 
 Ints = NDArray[np.int64]
 
@@ -24,7 +25,7 @@ class Ladder:
     Args:
         small, large: route ids.
         share: share of users escalated to ``large``.
-        ndcg10: mean validation NDCG@10 of the users each on their route, if the router were perfect.
+        ndcg10: mean validation NDCG@10 of the users each on their route.
         cost: average cost of the routes taken, without the router, in the unit of the costs.
         budget_met: whether the budget leaves room for the least share of escalated users.
     """
@@ -54,12 +55,23 @@ def escalated(order: Values, share: float) -> NDArray[np.bool_]:
     return order > np.quantile(order, 1 - share)
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A ladder with the route id and the NDCG@10 of every validation user, [n] each."""
+
+    ladder: Ladder
+    taken: Ints
+    routed: Values
+
+
 def choose_ladder(
     judged: Judged, costs: Values, allowed: float, label: str, most: float = 1.0
 ) -> tuple[Ladder, Ints]:
-    """The best ladder by validation NDCG@10, or the cheapest one that is as good but for a thousandth.
+    """The ladder that serves validation users best within the budget, by NDCG@10.
 
-    Every pair of candidates is tried with every share that the budget leaves for it.
+    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at the
+    cheapest candidate come first, because their routes differ most, and so there is most for a router to
+    know; another pair is taken where it is better by more than one standard error.
 
     Args:
         judged: candidates on validation users, and how good each was there.
@@ -71,37 +83,63 @@ def choose_ladder(
     Returns:
         The ladder, and the route id of every user [n].
     """
-    tried: list[tuple[Ladder, Ints]] = []
-    for small, large, affordable in _pairs(judged, costs, allowed):
-        order = order_of(judged, label, small, large)
-        limit = min(affordable, most)
-        for share in sorted({*(s for s in SHARES if s <= limit), max(limit, SHARES[0])}):
-            up = escalated(order, share)
-            routed = np.where(up, judged.actual[large], judged.actual[small])
-            taken = np.where(up, judged.routes[large], judged.routes[small])
-            met = affordable >= SHARES[0]
-            found = Ladder(
-                judged.routes[small], judged.routes[large], share,
-                float(routed.mean()), float(costs[taken].mean()), met,
-            )  # fmt: skip
-            tried.append((found, taken))
-    if any(ladder.budget_met for ladder, _ in tried):
-        tried = [row for row in tried if row[0].budget_met]
-    else:  # the budget is below everything: as near to it as can be
-        least = min(ladder.cost for ladder, _ in tried)
-        tried = [row for row in tried if row[0].cost == least]
-    best = max(ladder.ndcg10 for ladder, _ in tried)
-    good = [row for row in tried if row[0].ndcg10 >= (1 - CLOSE) * best]
-    ladder, taken = min(good, key=lambda row: row[0].cost)
-    return ladder, taken
-
-
-def _pairs(judged: Judged, costs: Values, allowed: float) -> list[tuple[int, int, float]]:
-    """Positions of every cheaper and dearer candidate, and the share of users the budget gives the dearer."""
-    found = []
+    tried = []
     for small, cheap in enumerate(judged.routes):
         for large, dear in enumerate(judged.routes):
             if costs[dear] > costs[cheap]:
-                share = (allowed - costs[cheap]) / (costs[dear] - costs[cheap])
-                found.append((small, large, float(np.clip(share, 0.0, 1.0))))
+                order = order_of(judged, label, small, large)
+                tried += _ladders(judged, (small, large), order, costs, allowed, most)
+    within = [row for row in tried if row.ladder.budget_met]
+    if not within:  # the budget lies below everything: as near to it as can be
+        nearest = min(tried, key=lambda row: row.ladder.cost)
+        return nearest.ladder, nearest.taken
+    cheapest = min(judged.routes, key=lambda route_id: float(costs[route_id]))
+    usual = [row for row in within if row.ladder.small == cheapest]
+    chosen = _cheapest_of_the_best(within, tolerance=0.0)
+    if usual:
+        best = _cheapest_of_the_best(usual, CLOSE)
+        gap = chosen.routed - best.routed
+        chosen = best if gap.mean() <= standard_error(gap) else _cheapest_of_the_best(within, CLOSE)
+    return chosen.ladder, chosen.taken
+
+
+def choose_share(
+    judged: Judged, ladder: Ladder, order: Values, costs: Values, allowed: float, most: float = 1.0
+) -> Ladder:
+    """The same two routes with the share of users that serves best in an order that is not perfect.
+
+    Args:
+        judged: as for :func:`choose_ladder`, and so are ``costs``, ``allowed`` and ``most``.
+        ladder: its routes.
+        order: the fitted router's scores of the validation users, [n].
+    """
+    pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
+    tried = _ladders(judged, pair, order, costs, allowed, most)
+    within = [row for row in tried if row.ladder.budget_met]
+    return _cheapest_of_the_best(within or tried[:1], CLOSE).ladder
+
+
+def _ladders(
+    judged: Judged, pair: tuple[int, int], order: Values, costs: Values, allowed: float, most: float
+) -> list[_Tried]:
+    """One ladder per share within the budget, or the one with the least share where there is none."""
+    small, large = (judged.routes[position] for position in pair)
+    affordable = min(1.0, (allowed - float(costs[small])) / float(costs[large] - costs[small]))
+    limit = max(min(affordable, most), min(SHARES[0], most))
+    found = []
+    for share in sorted({*(share for share in SHARES if share < limit), limit}):
+        up = escalated(order, share)
+        routed = np.where(up, judged.actual[pair[1]], judged.actual[pair[0]])
+        taken = np.where(up, large, small)
+        spent, met = float(costs[taken].mean()), affordable >= limit
+        found.append(_Tried(Ladder(small, large, share, float(routed.mean()), spent, met), taken, routed))
     return found
+
+
+def _cheapest_of_the_best(tried: list[_Tried], tolerance: float) -> _Tried:
+    """The cheapest that lies within ``tolerance`` standard errors of the paired difference to the best."""
+    best = max(tried, key=lambda row: row.ladder.ndcg10).routed
+    good = [
+        row for row in tried if (best - row.routed).mean() <= tolerance * standard_error(best - row.routed)
+    ]
+    return min(good, key=lambda row: row.ladder.cost)

@@ -1,7 +1,7 @@
 """Setting the operating points: a price on computation for each, found and measured on validation users.
 
-At a price ``m`` a user's route is argmax of ``logit - m * cost / full``: the dearer computation is, the cheaper
-the routes. A point is a price, so all points share one router, and any router can have them.
+At a price ``m`` a user's route is argmax of ``logit - m * cost / full``: the dearer computation is, the
+cheaper the routes. A point is a price, so all points share one router, and any router can have them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from canet_mobile.data.split import HeldOut
-from canet_mobile.evaluate.metrics import ndcg
+from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
@@ -53,8 +53,8 @@ def set_points(
 ) -> tuple[Canet, list[dict[str, Any]]]:
     """Fill the router's operating points, and measure each on validation users.
 
-    ``saver`` spends half of what ``balanced`` spends above the cheapest route in use; ``best`` is the cheapest
-    of it and a few dearer points that is as good as the best of them but for a thousandth.
+    ``saver`` spends half of what ``balanced`` spends above the cheapest route in use; ``best`` is the
+    cheapest of it and a few dearer points that is as good as the best of them but for noise.
 
     Args:
         canet: the supernet and its finished router.
@@ -76,12 +76,11 @@ def set_points(
     spent = float(costs[routes_at(logits, costs, middle)].mean())
     saver = price_of(logits, costs, (spent + within.min()) / 2)
     dearer = [price_of(logits, costs, spent + step * (within.max() - spent)) for step in BEST_STEPS]
-    values = [
-        float(_ndcg(canet, config, queries, routes_at(logits, costs, price)).mean())
-        for price in (middle, *dearer)
-    ]
-    close = [value >= (1 - CLOSE) * max(values) for value in values]
-    best = (middle, *dearer)[close.index(True)]
+    tried = (middle, *dearer)
+    values = [_ndcg(canet, config, queries, routes_at(logits, costs, price)) for price in tried]
+    top = max(values, key=lambda value: float(value.mean()))
+    close = [(top - value).mean() <= CLOSE * standard_error(top - value) for value in values]
+    best = tried[close.index(True)]
     prices = torch.tensor([saver, middle, best], dtype=torch.float64)
     with torch.no_grad():
         router.points.copy_(-(prices[:, None] * torch.from_numpy(costs)))

@@ -72,7 +72,9 @@ def reroute(
     model.router.to(fabric.device)
     windows = training_windows(dataset, config.length, last=config.windows or None)
     queries = held_out(dataset, "validation", limit=config.validation_users or None)
-    finished, routing = settle_routing(model, config, windows, queries, reporter or Silent(), distil=True)
+    finished, routing = settle_routing(
+        model, config, dataset, windows, queries, reporter or Silent(), distil=True
+    )
     assert routing is not None
     routing["supernet_of"] = {"run": run.name, "checkpoint_sha256": run.checkpoint_sha256}
     progress = run.manifest["progress"]

@@ -1,8 +1,8 @@
 """The router of the sandwich and rows recipes: distilled from what the supernet itself knows of its routes.
 
 The router learns to predict, from a history, how much better the ladder's larger route would serve it
-(:mod:`canet_mobile.train.gains`). The labels need no held-out item, so there is one for every position of every
-history, and a router of width 32 learns them in seconds. Who is escalated is then a matter of a threshold.
+(:mod:`canet_mobile.train.gains`). The labels need no held-out item, so there is one for every position of
+every history, and a router of width 32 learns them in seconds. Who is escalated is then a threshold's matter.
 """
 
 from __future__ import annotations
@@ -14,19 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canet_mobile.data.split import HeldOut, Windows, length_buckets
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets
+from canet_mobile.evaluate.routing import paired
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
-from canet_mobile.model.space import Route
+from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.gains import expected_ndcg, judge, query_inputs, query_rows, seen_before
-from canet_mobile.train.ladder import Ladder, choose_ladder, order_of
+from canet_mobile.train.gains import (
+    Judged,
+    Values,
+    expected_ndcg,
+    judge,
+    query_inputs,
+    query_rows,
+    seen_before,
+)
+from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, escalated, order_of
 from canet_mobile.train.spending import Spending
 
-LABELLED_POSITIONS = 400_000
+CHOOSING_USERS, LABELLED_USERS, LABELLED_POSITIONS = 10_000, 40_000, 400_000
 FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4, 64, 3e-3, 20
+ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
+Labelled = tuple[Tensor, Tensor, Tensor]  # histories [B, T], which positions [B, T], their labels [positions]
 RULES = {
     "gain": "expected gain of the large route, distilled",
     "entropy": "entropy of the small route, distilled",
@@ -34,7 +46,7 @@ RULES = {
 
 
 def fit_router(
-    canet: Canet, config: TrainConfig, windows: Windows, queries: HeldOut, spending: Spending
+    canet: Canet, config: TrainConfig, dataset: Dataset, windows: Windows, spending: Spending
 ) -> tuple[Canet, dict[str, Any], Ladder]:
     """Choose the ladder on validation, then distil a router that tells who gains from its larger route.
 
@@ -45,8 +57,8 @@ def fit_router(
     Args:
         canet: trained supernet and an untrained router.
         config: seed, seen, budget, escalate, router_label.
-        windows: training windows, which supply the histories (their targets are not used).
-        queries: validation queries (their targets choose the ladder, nothing else).
+        dataset: its validation histories; the targets of 10,000 of them at most choose the ladder.
+        windows: training windows, which supply histories for labels (their targets are not used).
         spending: what routes cost.
 
     Returns:
@@ -55,16 +67,15 @@ def fit_router(
     net, blank = canet.supernet, canet.router
     assert blank is not None
     net.eval()
-    judged = judge(net, queries, config.seen)
-    ladder, _ = choose_ladder(
-        judged, spending.routes, spending.allowed(config.budget), config.router_label, config.escalate
-    )
-    space = config.space
-    small, large = space.routes[ladder.small], space.routes[ladder.large]
-    router = _distil(net, blank, config, windows, small, large)
-    fitted = _fold(router, blank, ladder)
+    choosing, others = divide_users(dataset)
+    judged = judge(net, choosing, config.seen)
+    limits = (spending.routes, spending.allowed(config.budget))
+    ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
+    small, large = (config.space.routes[route_id] for route_id in (ladder.small, ladder.large))
+    fitted = _fold(_distil(net, blank, config, windows, others, small, large), blank, ladder)
     truth = order_of(judged, config.router_label, *map(judged.routes.index, (ladder.small, ladder.large)))
-    scores = router_logits(fitted, net, queries)[:, ladder.large].numpy()
+    scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
+    ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
     summary = {
         "rule": RULES[config.router_label],
         "small": small.entry,
@@ -72,14 +83,54 @@ def fit_router(
         "escalated_share": ladder.share,
         "budget_met": ladder.budget_met,
         "correlation_with_label": float(np.corrcoef(scores, truth)[0, 1]),
+        "advice": _advice(config.space, judged, ladder, scores, spending),
     }
     return Canet(net, fitted).eval(), summary, ladder
 
 
+def _advice(
+    space: RoutingSpace, judged: Judged, ladder: Ladder, scores: Values, spending: Spending
+) -> dict[str, Any]:
+    """What validation says of routing: against chance, and against the best single route of no more cost."""
+    small, large = judged.routes.index(ladder.small), judged.routes.index(ladder.large)
+    up = escalated(scores, ladder.share)
+    routed = np.where(up, judged.actual[large], judged.actual[small])
+    blind = up.mean() * judged.actual[large] + (1 - up.mean()) * judged.actual[small]
+    spent = ladder.cost + spending.router
+    fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
+    best = max(fixed, key=lambda n: float(judged.actual[n].mean()))
+    return {
+        "fixed": space.routes[judged.routes[best]].entry,
+        "against_random": paired(routed, blind),
+        "against_fixed": paired(routed, judged.actual[best]),
+    }
+
+
+def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:
+    """Validation histories of users whose targets choose the ladder, and of others who supply labels."""
+    n = dataset.num_histories
+    choosing = held_out(dataset, "validation", limit=min(CHOOSING_USERS, n))
+    everybody = held_out(dataset, "validation")
+    others = np.setdiff1d(everybody.users, choosing.users)
+    others = others[:: max(1, len(others) // LABELLED_USERS)]
+    labelled = HeldOut(everybody.items, others, everybody.starts[others], everybody.ends[others])
+    return choosing, labelled
+
+
 def _distil(
-    net: Supernet, blank: Router, config: TrainConfig, windows: Windows, small: Route, large: Route
+    net: Supernet,
+    blank: Router,
+    config: TrainConfig,
+    windows: Windows,
+    others: HeldOut,
+    small: Route,
+    large: Route,
 ) -> Router:
-    """A router of one output, fitted to the labels of all positions of all (or very many) windows."""
+    """A router of one output, fitted to the labels of very many positions, then of ends nobody trained on.
+
+    Inside training histories the supernet has seen what comes next, and on sparse data it remembers: labels
+    are many there and somewhat too sure. At the end of a history they are what the phone will meet.
+    """
     device = net.classifier_bias.device
     torch.manual_seed(config.seed)
     router = Router(RouterConfig(**{**vars(blank.config), "routes": 1})).to(device)
@@ -90,28 +141,40 @@ def _distil(
             router.table_scale.fill_(scale)
         else:  # what the supernet knows of items is the best start there is
             router.item_table.copy_(table[:, : router.config.width] * scale)
-    batches = _labelled_batches(windows, config.seed)
-    labelled = [
-        (seq, _labels(net, seq, config, small, large))
-        for seq in (torch.from_numpy(windows.batch(rows)[0]).to(device) for rows in batches)
-    ]
-    known = torch.cat([labels for _, labels in labelled])
+    positions = []
+    for rows in _labelled_batches(windows, config.seed):
+        seq = torch.from_numpy(windows.batch(rows)[0]).to(device)
+        positions.append((seq, seq > 0, _labels(net, seq, seq > 0, config, small, large)))
+    _fit(router, table, positions, FIT_LR, config.seed)
+    ends = []
+    for rows in query_rows(others, net.config.length, FIT_BATCH) if len(others) else ():
+        seq = query_inputs(others, rows, net)
+        last = torch.zeros_like(seq, dtype=torch.bool)
+        last[:, -1] = True
+        ends.append((seq, last, _labels(net, seq, last, config, small, large)))
+    if ends:
+        _fit(router, table, ends, ENDS_LR, config.seed + 1)
+    return router.eval()
+
+
+def _fit(router: Router, table: Tensor, batches: list[Labelled], peak: float, seed: int) -> None:
+    """Least squares on standardised labels, a warm-up and a cosine."""
+    known = torch.cat([labels for _, _, labels in batches])
     mean, spread = known.mean(), known.std().clamp_min(1e-9)
-    optimizer = torch.optim.Adam(router.parameters(), FIT_LR)
+    optimizer = torch.optim.Adam(router.parameters(), peak)
     router.train()
-    step, steps = 0, FIT_EPOCHS * len(labelled)
+    step, steps = 0, FIT_EPOCHS * len(batches)
     for epoch in range(FIT_EPOCHS):
-        for number in np.random.default_rng((config.seed, epoch)).permutation(len(labelled)):
-            seq, labels = labelled[number]
+        for number in np.random.default_rng((seed, epoch)).permutation(len(batches)):
+            seq, where, labels = batches[number]
             warm, cosine = min(1.0, (step + 1) / FIT_WARMUP), 0.5 * (1 + np.cos(np.pi * step / steps))
-            optimizer.param_groups[0]["lr"] = FIT_LR * warm * cosine
-            found = F.linear(router.states(seq, table)[seq > 0], router.head_weight, router.head_bias)[:, 0]
+            optimizer.param_groups[0]["lr"] = peak * warm * cosine
+            found = F.linear(router.states(seq, table)[where], router.head_weight, router.head_bias)[:, 0]
             loss = F.mse_loss(found, (labels - mean) / spread)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             step += 1
-    return router.eval()
 
 
 def _labelled_batches(windows: Windows, seed: int) -> list[Any]:
@@ -123,11 +186,12 @@ def _labelled_batches(windows: Windows, seed: int) -> list[Any]:
 
 
 @torch.no_grad()
-def _labels(net: Supernet, seq: Tensor, config: TrainConfig, small: Route, large: Route) -> Tensor:
-    """The label of every real position of ``seq`` [B, T], [positions] float32."""
-    real = seq > 0
-    states = [net.sliced(seq, route)[real] for route in (small, large)]
-    seen = seen_before(seq)[real] if config.seen == "exclude" else None
+def _labels(
+    net: Supernet, seq: Tensor, where: Tensor, config: TrainConfig, small: Route, large: Route
+) -> Tensor:
+    """The label of every position ``where`` [B, T] of ``seq`` [B, T]: [positions] float32."""
+    states = [net.sliced(seq, route)[where] for route in (small, large)]
+    seen = seen_before(seq)[where] if config.seen == "exclude" else None
     expected, entropy, _ = expected_ndcg(net, states, seen)
     return expected[1] - expected[0] if config.router_label == "gain" else entropy[0]
 

@@ -1,4 +1,4 @@
-"""What a route costs when budgets are kept: paper MFLOPs, or milliseconds that a device was measured to need."""
+"""What a route costs where budgets are kept: paper MFLOPs, or milliseconds measured on a device."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.operating import set_points
 from canet_mobile.train.process import Interrupted, agreed
 from canet_mobile.train.reporter import Reporter
-from canet_mobile.train.routing import fit_router
+from canet_mobile.train.routing import divide_users, fit_router
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
@@ -85,6 +85,7 @@ def search_sizes(
 def settle_routing(
     model: Model,
     config: TrainConfig,
+    dataset: Dataset,
     windows: Windows,
     queries: HeldOut,
     reporter: Reporter,
@@ -96,6 +97,7 @@ def settle_routing(
     Args:
         model: with the best epoch's weights.
         config: of the run.
+        dataset: what it was trained on.
         windows: training windows, for the router's labels.
         queries: validation queries.
         reporter: told of the stage and of warnings.
@@ -119,9 +121,11 @@ def settle_routing(
     balanced: float | None = None
     if distil if distil is not None else config.recipe != "paper":
         reporter.note(f"fitting the router to the {config.router_label} of every position")
-        model, routing, ladder = fit_router(model, config, windows, queries, spending)
+        model, routing, ladder = fit_router(model, config, dataset, windows, spending)
         balanced = ladder.cost
-    model, routing["operating_points"] = set_points(model, config, queries, spending, balanced)
+    model, routing["operating_points"] = set_points(
+        model, config, divide_users(dataset)[0], spending, balanced
+    )
     final = validate_routed(model, config, queries, fitted=True)
     routing["validation"] = final.to_json()
     for warning in warnings_of(final, config, None) + budget_warning(routing, config):

@@ -39,6 +39,7 @@ class _Session:
     config: TrainConfig
     store: Store
     state: LoopState
+    dataset: Dataset
     windows: Windows
     queries: HeldOut
     reporter: Reporter
@@ -154,7 +155,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
         step: Any = torch.compile(objective) if config.compile else objective
         step, optimizer = fabric.setup(step, optimizer)
         queries = held_out(dataset, "validation", limit=config.validation_users or None)
-        session = _Session(fabric, config, store, state, windows, queries, reporter)
+        session = _Session(fabric, config, store, state, dataset, windows, queries, reporter)
         while state.epoch < config.epochs and state.stopped_by is None:
             _epoch(session, step, optimizer, flag)
             _end_of_epoch(session)
@@ -248,7 +249,7 @@ def _finish(session: _Session) -> Run:
     if session.writes:
         store.load("best")
         model, routing = settle_routing(
-            store.model, config, session.windows, session.queries, session.reporter
+            store.model, config, session.dataset, session.windows, session.queries, session.reporter
         )
         store.run.manifest["routing"] = routing
         store.weights("model", session.state.step, model)
