@@ -1,4 +1,4 @@
-"""Train and evaluate the experiments of experiments.toml; every run leaves one JSON record.
+"""Train and evaluate the methods of experiments.toml; every run leaves one JSON record.
 
     python benchmarks/compare_methods.py --data-root DIR online-retail.sasrec-full s3rec-beauty
     python benchmarks/compare_methods.py --list
@@ -13,11 +13,11 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import tomllib
 
 from canet_mobile.cli.progress import TrainReporter
+from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
@@ -25,6 +25,7 @@ from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json
 from canet_mobile.train.config import TrainConfig, apply
+from canet_mobile.train.reroute import reroute
 from canet_mobile.train.run import Run, find_run, load_model
 from canet_mobile.train.trainer import resume, train
 
@@ -32,16 +33,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EVALUATED = 25_000  # test users at most, evenly spaced
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
+ROUTERS = ("canet-entropy", "canet-shared")
+NOT_IMPORT = ("source", "methods", "seeds")
 
 
 def experiments() -> list[tuple[str, str]]:
-    """Every (data set, experiment), in the file's order."""
-    return [
-        (data, name)
-        for data, table in EXPERIMENTS.items()
-        for name, v in table.items()
-        if isinstance(v, dict)
-    ]
+    """Every (data set, method), in the file's order."""
+    return [(data, name) for data, table in EXPERIMENTS.items() for name in table["methods"]]
 
 
 def dataset(name: str, root: Path | None, work: Path) -> Dataset:
@@ -55,19 +53,32 @@ def dataset(name: str, root: Path | None, work: Path) -> Dataset:
         sys.exit(
             f"{name} needs --data-root (or CANET_DATA): the folder that holds {EXPERIMENTS[name]['source']}"
         )
-    options = {k: v for k, v in EXPERIMENTS[name].items() if k != "source" and not isinstance(v, dict)}
+    plain = {k: v for k, v in EXPERIMENTS[name].items() if not isinstance(v, dict)}
+    options = {k: v for k, v in plain.items() if k not in NOT_IMPORT}
     return import_log(root / EXPERIMENTS[name]["source"], folder, ImportOptions(name=name, **options))
 
 
-def trained(data: Dataset, experiment: str, seed: int, work: Path, threads: int) -> Run:
-    """Train, or go on training, or take the finished run."""
-    settings: dict[str, Any] = {"seed": seed, "threads": threads, **EXPERIMENTS[data.name][experiment]}
-    directory = work / "runs" / f"{data.name}-{experiment}-seed{seed}"
-    config = apply(TrainConfig(), settings)
+def configured(data: Dataset, name: str, seed: int, threads: int) -> TrainConfig:
+    """Defaults, what all methods of the data set share, what makes the method, and what it alone takes."""
+    table = EXPERIMENTS[data.name]
+    base = apply(TrainConfig(), {**table.get("shared", {}), "threads": threads})
+    (method,) = select([name], base, data.num_items)
+    return method_config(method, apply(base, table.get(name, {})), seed)
+
+
+def trained(data: Dataset, name: str, seed: int, work: Path, threads: int) -> Run:
+    """Train, go on, or take the finished run; another router takes CANet's supernet if it is here."""
+    config = configured(data, name, seed, threads)
+    runs = work / "runs"
+    directory = runs / f"{data.name}-{name}-seed{seed}"
+    source = runs / f"{data.name}-canet-seed{seed}"
     with TrainReporter(config) as reporter:
         if (directory / MANIFEST).is_file():
             run = find_run(directory)
             return run if run.manifest["status"] == "finished" else resume(run, data, reporter=reporter)
+        if name in ROUTERS and (source / MANIFEST).is_file():
+            changes = {key: getattr(config, key) for key in ("router_label", "router_table")}
+            return reroute(find_run(source), data, directory, changes, reporter=reporter)
         return train(config, data, directory, reporter=reporter)
 
 

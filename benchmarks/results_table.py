@@ -41,11 +41,8 @@ by the first of these commands, or by `canet-mobile compare` (docs/compare.md):
     python benchmarks/compare_methods.py --data-root DIR
     python benchmarks/results_table.py
 
-The sandwich epochs of these records were chosen before the ladder of routes was picked by routed validation; the
-router and evaluation of a record whose `routing` has the new rule were made again on the same weights (s3rec-beauty's
-were not).
-
 where DIR holds the public data sets named in `benchmarks/experiments.toml`. What was not run is listed as such.
+diginetica's CANet is from before the router learnt gains: its router is `canet-entropy`'s.
 """
 
 
@@ -113,6 +110,75 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     return text
 
 
+def routing_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """What every router does, and what it buys, under the protocol that validation used."""
+    rows = ""
+    for name, seeds in found.items():
+        routings = [record["evaluation"]["routing"] for record in seeds]
+        if None in routings or None in [routing["random"] for routing in routings]:
+            continue
+        seen = seeds[0]["config"]["seen"]
+        cells = [
+            figure(over_seeds([routing[key] for routing in routings]), 2)
+            for key in ("normalised_entropy", "largest_share")
+        ]
+        for key in ("random", "best_fixed"):
+            gaps = [routing[key][seen]["difference"]["ndcg@10"] for routing in routings]
+            cells.append(f"{mean([gap['value'] for gap in gaps]):+.4f} ± {spread(gaps):.4f}")
+        rows += f"| {title(name, seeds[0])} | {' | '.join(cells)} |\n"
+    if not rows:
+        return ""
+    return (
+        "\n| router | normalised route entropy | largest route's share | NDCG@10 against random routing "
+        "| against the best fixed choice |\n|---|---|---|---|---|\n" + rows
+    )
+
+
+def spread(gaps: list[dict[str, float]]) -> float:
+    """The larger of the standard errors over users (of the mean of the seeds) and over seeds."""
+    over_users = mean([gap["se"] for gap in gaps])
+    return max(over_users, over_seeds([gap["value"] for gap in gaps])["se"] or 0.0)
+
+
+def points_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Operating points of the default recipe: what validation users said when they were set."""
+    points = [record["routing"].get("operating_points") for record in found.get("canet", [])]
+    if not points or None in points:
+        return ""
+    text = "\n| operating point of CANet (validation users) | paper MFLOPs | NDCG@10 |\n|---|---|---|\n"
+    for each in zip(*points, strict=True):
+        cost, quality = (figure(over_seeds([point[key] for point in each])) for key in ("mflops", "ndcg10"))
+        text += f"| {each[0]['name']} | {cost} | {quality} |\n"
+    return text
+
+
+def twins_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Every plain SASRec beside the route of its size: one training against many."""
+    seen = next(iter(found.values()))[0]["config"]["seen"]
+    lines, ratios = "", []
+    for name, seeds in found.items():
+        if not name.startswith("sasrec"):
+            continue
+        config = seeds[0]["config"]
+        entry = f"e{config['embedding'][0]}_h{config['hidden'][0]}_d{config['depth'][0]}"
+        alone = mean([record["evaluation"]["routed"][seen]["ndcg@10"] for record in seeds])
+        own = [
+            route[seen]["ndcg@10"]
+            for record in found.get("canet", [])
+            for route in record["evaluation"]["routes"] or ()
+            if route["entry"] == entry
+        ]
+        if own:
+            ratios.append(mean(own) / alone)
+            lines += f"| {entry} | {mean(own):.4f} | {alone:.4f} | {ratios[-1]:.3f} |\n"
+    if not lines:
+        return ""
+    head = (
+        "\n| route of CANet's supernet | NDCG@10 | SASRec of that size, alone | ratio |\n|---|---|---|---|\n"
+    )
+    return f"{head}{lines}| mean of {len(ratios)} | | | {mean(ratios):.3f} |\n"
+
+
 def title(name: str, record: dict[str, Any]) -> str:
     """An experiment's name as the tables print it."""
     kind, _, rest = name.partition("-")
@@ -132,16 +198,20 @@ def headline(name: str) -> bool:
 def section(data: str) -> str:
     """A data set's heading, table, verdicts, and what was not run."""
     found = records(data)
-    planned = [name for name, value in EXPERIMENTS[data].items() if isinstance(value, dict)]
-    missing = [name for name in planned if name not in found]
+    planned, seeds_planned = EXPERIMENTS[data]["methods"], EXPERIMENTS[data]["seeds"]
+    missing = [
+        f"{name} ({count} of {seeds_planned} seeds left)" if count < seeds_planned else name
+        for name in planned
+        if (count := seeds_planned - len(found.get(name, ()))) > 0
+    ]
     if not found:
-        return f"\n## {data}\n\nNot run.\n"
+        return f"\n## {data}\n\nNot run: {', '.join(planned)}.\n"
     first = next(iter(found.values()))[0]
     counts = first["counts"]
     text = f"\n## {data}\n\n{counts['users']:,} users, {counts['items']:,} items, "
     text += f"{counts['interactions']:,} interactions; {first['evaluation']['users']:,} test users; "
     text += f"L = {first['evaluation']['length']}; validation by seen={first['config']['seen']}.\n\n"
-    text += table(found)
+    text += table(found) + routing_table(found) + points_table(found) + twins_table(found)
     for name, seeds in found.items():
         record = seeds[0]
         if record["evaluation"]["routing"] is None or not headline(name):

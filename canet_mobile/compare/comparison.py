@@ -75,12 +75,12 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
     limit = plan.limit or PRESETS[plan.preset].limit
     _open_folder(folder, dataset, force=force)
     with _locked(folder):
-        first = [method for method in methods if method.name != SAME]
+        # What leans on CANet comes after it: a plain model of its cost, other routers for its supernet.
+        first = [method for method in methods if method.name != SAME and method.group != "recipe"]
         outcomes = _run(first, base, dataset, plan, limit, folder / RUNS, say)
-        if len(first) < len(methods):
-            methods = _with_same_cost(methods, outcomes, base, dataset.num_items)
-            last = [method for method in methods if method.name == SAME]
-            outcomes += _run(last, base, dataset, plan, limit, folder / RUNS, say)
+        methods = _with_same_cost(methods, outcomes, base, dataset.num_items)
+        last = [method for method in methods if method.name not in {done.name for done in first}]
+        outcomes += _run(last, base, dataset, plan, limit, folder / RUNS, say)
         settings = Settings(plan.preset, dict(plan.settings), base, range(plan.seeds), limit)
         document = build(settings, dataset, methods, outcomes)
         _copy_records(outcomes, folder / RECORDS)

@@ -24,6 +24,7 @@ GROUPS = {
     "losses": "CANet without its uniform loss, its guide loss, and both (Fig. 4)",
     "spaces": "routing over depth alone and over embedding size alone (Fig. 5)",
     "granularity": "a coarser and a finer routing space (Fig. 7)",
+    "recipe": "the default recipe with one of its parts exchanged",
 }
 _SIZED = re.compile(r"sasrec-(\d+)x(\d+)")
 
@@ -64,7 +65,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        {"windows": 2, "epochs": 3, "batch": 48, "lr": 4e-3, "validation_users": 1000},
+        {"windows": 1, "epochs": 3, "batch": 48, "lr": 4e-3, "validation_users": 1000},
         2000,
         "every method once on two cores and a small data set; most runs are cut short",
     ),
@@ -142,7 +143,8 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
         ),
         Method("canet", "CANet, default recipe", "table", {"model": "canet"}, "the recipe `train` uses"),
     ]
-    return {method.name: method for method in (*table, *_losses(), *_spaces(base), *_granularity(base))}
+    groups = (table, _losses(), _spaces(base), _granularity(base), _recipe())
+    return {method.name: method for group in groups for method in group}
 
 
 def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
@@ -234,6 +236,33 @@ def _granularity(base: TrainConfig) -> list[Method]:
         ),
         Method(
             "canet-fine", "CANet, fine space", "granularity", _space(fine), "widths halfway between as well"
+        ),
+    ]
+
+
+def _recipe() -> list[Method]:
+    """The first two differ from ``canet`` in the router alone, so they take its supernet."""
+    return [
+        Method(
+            "canet-entropy",
+            "CANet, entropy router",
+            "recipe",
+            {"model": "canet", "router_label": "entropy"},
+            "the router learns how unsure the small route is",
+        ),
+        Method(
+            "canet-shared",
+            "CANet, shared router table",
+            "recipe",
+            {"model": "canet", "router_table": "shared"},
+            "the router reads the supernet's item table",
+        ),
+        Method(
+            "canet-rows",
+            "CANet, rows",
+            "recipe",
+            {"model": "canet", "recipe": "rows"},
+            "every row of a batch trains one route",
         ),
     ]
 

@@ -33,9 +33,10 @@ from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json
 from canet_mobile.train import trainer
 from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.reroute import ROUTER_KEYS, reroute
 from canet_mobile.train.run import Run, find_run, load_model
 
-CODE_VERSION = 1  # raise when training or evaluation compute something else: older results no longer count
+CODE_VERSION = 2  # raise when training or evaluation compute something else: older results no longer count
 # What a run is made with, not what it is: small differences in rounding, which the record's machine tells.
 _NOT_IN_KEY = ("threads", "accelerator", "compile")
 RUN, RECORD, USERS, FAILED = "run", "record.json", "users.npz", "failed.txt"
@@ -163,8 +164,32 @@ def _trained(job: Job, dataset: Dataset, say: Say) -> Run:
         say(f"{job.label}: goes on after epoch {run.manifest['progress']['epoch']}")
         return trainer.resume(run, dataset, reporter=reporter)
     shutil.rmtree(directory, ignore_errors=True)  # killed before its manifest was written
+    source = _same_supernet(job)
+    if source is not None:
+        say(f"{job.label}: a new router for the supernet of {source.directory.parent.name}")
+        wanted = job.config.to_json()
+        changes = {key: wanted[key] for key in ROUTER_KEYS if wanted[key] != source.manifest["config"][key]}
+        return reroute(source, dataset, directory, changes, reporter=reporter)
     say(f"{job.label}: training")
     return trainer.train(job.config, dataset, directory, reporter=reporter)
+
+
+def _same_supernet(job: Job) -> Run | None:
+    """A finished run in this comparison that differs from the job in its router alone."""
+    if job.config.model != "canet" or job.config.recipe == "paper":
+        return None
+    own = set(ROUTER_KEYS) - {"seed", "validation_users"} | set(_NOT_IN_KEY)
+    wanted = {key: value for key, value in job.config.to_json().items() if key not in own}
+    for manifest in sorted(job.parent.glob(f"*/{RUN}/{MANIFEST}")):
+        run = find_run(manifest.parent)
+        found = {key: value for key, value in run.manifest["config"].items() if key not in own}
+        if job.config.seen == "auto":
+            wanted["seen"] = found["seen"]  # what auto came to on this data set
+        same_data = run.dataset_hash == job.content_hash
+        trained = "supernet_of" not in (run.manifest["routing"] or {})
+        if run.manifest["status"] == "finished" and found == wanted and same_data and trained:
+            return run
+    return None
 
 
 def guarded(job: Job, say: Say) -> int:

@@ -1,0 +1,60 @@
+"""Methods that differ from CANet in the router alone take its supernet instead of training one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_dataset
+
+from canet_mobile.compare.comparison import Plan, compare
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.train import trainer
+from canet_mobile.train.run import find_run, load_canet
+
+TINY = {
+    "embedding": [8, 16], "hidden": [8, 16], "depth": [1, 2], "length": 6, "epochs": 1, "guide_k": 3,
+    "threads": 1, "batch": 64, "validation_users": 30,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("data") / "small", users=80)
+
+
+def test_another_router_takes_the_supernet_of_the_same_seed(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    train = trainer.train
+
+    def counted(config, *arguments, **options):
+        trained.append(f"{config.recipe} {config.router_label} {config.router_table} {config.seed}")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "train", counted)
+    plan = Plan(("recipe", "canet"), 2, "quick", TINY)
+    document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
+    assert not any(row["failures"] for row in document["methods"])
+    assert [row["name"] for row in document["methods"]] == [
+        "canet", "canet-entropy", "canet-shared", "canet-rows"
+    ]  # fmt: skip
+    ours = [f"{recipe} gain own {seed}" for recipe in ("sandwich", "rows") for seed in (0, 1)]
+    assert sorted(trained) == sorted(ours), "one training per recipe and seed"
+    for seed in (0, 1):
+        mine, other = (
+            load_canet(find_run(next((tmp_path / "out" / "runs").glob(f"{name}.seed{seed}.*")) / "run"))
+            for name in ("canet", "canet-entropy")
+        )
+        for key, tensor in mine.supernet.state_dict().items():
+            assert torch.equal(tensor, other.supernet.state_dict()[key])
+        assert not torch.equal(mine.router.item_table, other.router.item_table)
+
+
+def test_without_canet_another_router_trains_its_own_supernet(data: Dataset, tmp_path: Path) -> None:
+    plan = Plan(("canet-entropy",), 1, "quick", TINY)
+    document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
+    (row,) = document["methods"]
+    assert row["metrics"] is not None and not row["failures"]
