@@ -32,12 +32,14 @@ from canet_mobile.compare.methods import (
 )
 from canet_mobile.compare.statistics import differs, over_seeds, paired_bootstrap
 from canet_mobile.compare.svg import Box, Scale, place_label
-from canet_mobile.compare.tables import main_table, markdown
+from canet_mobile.compare.tables import figure, main_table, markdown, point_table
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.record import converged
+from canet_mobile.evaluate.scoring import PROTOCOLS
+from canet_mobile.model.points import POINTS
 from canet_mobile.schema import validate
 from canet_mobile.train import trainer
 from canet_mobile.train.config import TrainConfig
@@ -254,6 +256,16 @@ def test_route_use_and_twins(document: dict) -> None:
         for kind in ("all", "tail"):
             assert sum(route[kind] for route in routing["use"]) == pytest.approx(1)
         assert routing["random"] is not None and routing["best_fixed"] is not None
+        assert [point["name"] for point in routing["points"]] == list(POINTS)
+        balanced = routing["points"][POINTS.index("balanced")]
+        assert balanced["paper_mflops"] == rows(document)[name]["paper_mflops"]
+        for protocol in PROTOCOLS:
+            assert balanced[protocol]["ndcg@10"] == rows(document)[name]["metrics"][protocol]["ndcg@10"]
+    saver, _, best = rows(document)["canet"]["routing"]["points"]
+    assert saver["paper_mflops"]["mean"] <= best["paper_mflops"]["mean"]
+    shown = {row[0]: row[1:] for row in point_table(document).rows}
+    title, protocol = rows(document)["canet"]["title"], document["protocol"]
+    assert shown[f"{title}, best"][0] == figure(best[protocol]["ndcg@10"])
     assert {(twin["name"], twin["entry"]) for twin in document["twins"]} >= {
         ("canet", "e16_h16_d2"), ("canet", "e8_h8_d1"), ("canet-paper", "e16_h16_d2"),
     }  # fmt: skip

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from evaluation_toys import random_histories, toy_canet, toy_dataset
 
@@ -18,8 +19,10 @@ from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.report import evaluation_text
 from canet_mobile.evaluate.routing import best_fixed
-from canet_mobile.evaluate.scoring import rank_all_routes, route_users
+from canet_mobile.evaluate.scoring import rank_all_routes, rank_targets, route_users
 from canet_mobile.evaluate.verdict import verdict
+from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.schema import validate
 
@@ -39,6 +42,15 @@ def canet():
 @pytest.fixture(scope="module")
 def document(canet, dataset):
     return evaluate_model(canet, dataset)
+
+
+@pytest.fixture(scope="module")
+def priced(canet, dataset):
+    """A model whose operating points lean to small routes, to none and to large ones, and its document."""
+    model = Canet(canet.supernet, copy.deepcopy(canet.router))
+    lean = torch.tensor([[-3.0], [0.0], [3.0]]) * torch.linspace(-1, 1, len(canet.space))
+    model.router.points.copy_(lean)
+    return model, evaluate_model(model, dataset)
 
 
 def test_the_document_is_of_its_schema(document) -> None:
@@ -62,6 +74,37 @@ def test_costs_are_those_of_the_argmax_routes_and_the_router(canet, dataset, doc
     assert document["costs"]["paper_mflops"] == pytest.approx(np.mean(each) + router, abs=1e-3)
     assert document["routing"]["histogram"] == np.bincount(ids, minlength=8).tolist()
     assert sum(row["users"] for row in document["routes"]) == document["users"] == 150
+
+
+def test_every_operating_point_is_judged_on_the_routes_it_gives(priced, dataset) -> None:
+    model, document = priced
+    validate(document, "evaluation", where="document")
+    queries, points = held_out(dataset, "test"), document["routing"]["operating_points"]
+    assert [(row["id"], row["name"]) for row in points] == list(enumerate(POINTS))
+    for row in points:
+        ids = route_users(model, queries, row["id"])
+        assert row["histogram"] == np.bincount(ids, minlength=8).tolist()
+        ranks = rank_targets(model.supernet, queries, ids)
+        assert row["keep"]["ndcg@10"] == pytest.approx(ndcg(ranks.keep, 10).mean())
+        assert row["exclude"]["ndcg@10"] == pytest.approx(ndcg(ranks.exclude, 10).mean())
+        each = [costs.paper_mflops(ITEMS, 6, model.space.routes[n]) for n in ids]
+        router = costs.router_paper_mflops(6, 8)
+        assert row["paper_mflops"] == pytest.approx(np.mean(each) + router, abs=1e-3)
+        full = document["costs"]["sasrec_full_paper_mflops"]
+        assert row["share_of_full"] == pytest.approx(row["paper_mflops"] / full, abs=1e-4)
+        assert row["largest_share"] == max(row["histogram"]) / 150
+    saver, balanced, best = points
+    assert saver["paper_mflops"] < balanced["paper_mflops"] < best["paper_mflops"]
+    assert (balanced["keep"], balanced["exclude"]) == tuple(document["routed"].values())
+    assert saver["keep"] != balanced["keep"] != best["keep"]
+
+
+def test_points_of_the_routed_pass_are_those_of_the_table(priced, dataset) -> None:
+    model, document = priced
+    stages = set()
+    quick = evaluate_model(model, dataset, routes="routed", report=lambda name, *_: stages.add(name))
+    assert quick["routing"]["operating_points"] == document["routing"]["operating_points"]
+    assert stages == {"ranking", "ranking at saver", "ranking at best"}
 
 
 def test_groups_are_a_partition(document) -> None:
@@ -167,6 +210,8 @@ def test_text_names_everything(document) -> None:
         assert f"\n{words} " in text
     for row in document["routes"]:
         assert f"\n{row['entry']} " in text
+    for row in document["routing"]["operating_points"]:
+        assert f"\n{row['name']} " in text
     assert all(sentence in text for sentence in document["verdict"])
     assert "None" not in text
 

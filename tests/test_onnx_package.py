@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +26,23 @@ from canet_mobile.cli.replay import replay
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
-from canet_mobile.files import read_json
+from canet_mobile.files import read_json, write_json
 from canet_mobile.model.points import POINTS
-from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
+from canet_mobile.replay import timing
+from canet_mobile.replay.device import (
+    WARM_UPS,
+    Answer,
+    RuntimeFailure,
+    open_device,
+    recommend,
+    run_entry,
+    run_router,
+)
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import exported_job, routed_lists, routes_at
+from canet_mobile.schema import validate
+from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.spending import spending_of
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -191,6 +205,64 @@ def test_some_routes_with_seen_items_excluded(world: World, tmp_path: Path) -> N
     assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
     result = invoke(parity, out, "--run", world.run)
     assert result.exit_code == 0, (result.exception, result.output)
+
+
+def test_replay_measures_every_route_for_budgets(world: World, tmp_path: Path) -> None:
+    costs = tmp_path / "costs.json"
+    result = invoke(replay, world.package, "--limit", 6, "--costs-out", costs)
+    assert result.exit_code == 0, (result.exception, result.output)
+    assert f"wrote {costs}" in result.stderr
+    table, package = read_json(costs), open_package(world.package)
+    validate(table, "costs_table", where=costs)
+    assert list(table["routes"]) == [route.entry for route in SPACE]
+    assert (table["calls"], table["package"]["sha256"]) == (50, package.sha256)
+    config = TrainConfig(embedding=(8, 16), hidden=(8, 16), depth=(1, 2), costs=str(costs))
+    spending = spending_of(config, 60)
+    assert spending.routes.tolist() == list(table["routes"].values())
+    assert (spending.unit, spending.router) == ("ms", table["router"])
+    assert spending.full == table["routes"]["e16_h16_d2"]
+
+
+def test_the_median_of_each_entry_is_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = open_package(world.package)
+    real, calls = open_device(package), Counter()
+    cost = {"router": 1_000_000} | {route.entry: (route.id + 2) * 1_000_000 for route in package.routes}
+
+    def call(entry: str, seq: np.ndarray, point: int) -> Answer:
+        calls[entry] += 1
+        slow = 1000 if calls[entry] <= WARM_UPS + 10 else 1  # the warm-up and a few outliers
+        return Answer(real.call(entry, seq, point).outputs, cost[entry] * slow)
+
+    monkeypatch.setattr(timing, "open_device", lambda *_, **__: replace(real, call=call))
+    table = timing.costs_table(package, held_out(load_dataset(world.dataset), "test", limit=7))
+    assert table["router"] == 1.0
+    assert table["routes"] == {route.entry: route.id + 2.0 for route in package.routes}
+    assert set(calls.values()) == {1 + WARM_UPS + timing.CALLS}
+
+
+def test_a_table_of_some_routes_or_a_wrong_one_is_refused_by_name(world: World, tmp_path: Path) -> None:
+    costs = tmp_path / "costs.json"
+    config = TrainConfig(embedding=(8, 16), hidden=(8, 16), depth=(1, 2), costs=str(costs))
+    with pytest.raises(CanetError, match=r"no such table[\s\S]*--costs-out FILE"):
+        spending_of(config, 60)
+    some = exported(world.run, tmp_path / "some", "--routes", "e8_h8_d1,e16_h16_d2", "--users", 0)
+    assert invoke(replay, some, "--limit", 3, "--costs-out", costs).exit_code == 0
+    with pytest.raises(CanetError, match=r"no cost of e8_h8_d2 \(missing: 6 of 8[\s\S]*--routes all"):
+        spending_of(config, 60)
+    table = read_json(costs)
+    write_json(costs, table | {"router": 0})
+    with pytest.raises(CanetError, match=r"costs\.json: field \$\.router: 0"):
+        spending_of(config, 60)
+    write_json(costs, {"router": 1.0})
+    with pytest.raises(CanetError, match="schema_version is None"):
+        spending_of(config, 60)
+
+
+def test_a_package_without_a_router_has_no_table_of_costs(world: World, tmp_path: Path) -> None:
+    plain = exported(world.run, tmp_path / "plain", "--route", "e8_h8_d1")
+    error = invoke(replay, plain, "--costs-out", tmp_path / "costs.json").exception
+    assert "has no router" in str(error)
+    assert not (tmp_path / "costs.json").exists()
 
 
 def test_replay_reports_latency_and_accuracy(world: World) -> None:

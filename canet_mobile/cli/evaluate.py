@@ -38,8 +38,9 @@ def evaluate(
     """Judge the model of a RUN directory (default: runs/latest) on held-out items.
 
     Both seen protocols, the popularity and Markov floors, the best fixed route at the same cost (chosen on
-    validation), random routing with the same histogram, head and tail users, and both costs. A full
-    evaluation (all routes, all users) is saved as evaluation-<split>.json in the run directory.
+    validation), random routing with the same histogram, head and tail users, both costs, and accuracy and
+    cost at every operating point. A full evaluation (all routes, all users) is saved as
+    evaluation-<split>.json in the run directory.
 
     \b
     Examples:

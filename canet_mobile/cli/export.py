@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from canet_export.targets import Target
     from canet_mobile.model.canet import Canet
     from canet_mobile.model.space import Route
+    from canet_mobile.train.run import Run
 
 
 @click.command()
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     "--routes",
     default="all",
     show_default=True,
-    metavar="all|LIST",
-    help="Submodels, comma-separated; the router then chooses among these.",
+    metavar="all|auto|LIST",
+    help="Submodels, comma-separated; the router then chooses among these. auto: those that some operating "
+    "point gives to at least 1 % of the validation users.",
 )
 @click.option("--max-mflops", type=float, metavar="X", help="Only routes of at most X paper MFLOPs.")
 @click.option("--route", metavar="ENTRY", help="onnx: one submodel as an ordinary static graph, no router.")
@@ -101,6 +103,7 @@ def export(
     Examples:
       canet-mobile export --target executorch
       canet-mobile export runs/clicks --target all --out packages/clicks
+      canet-mobile export runs/clicks --target all --routes auto
       canet-mobile export --target tflite --routes e64_h64_d2,e128_h128_d8 --seen exclude
       canet-mobile export --target coreml --minimum-os ios17 --max-mflops 30
       canet-mobile export --target onnx --route e96_h64_d4
@@ -129,7 +132,7 @@ def export(
     dataset = open_dataset(found, data)
     options = ExportOptions(
         quantization=quantize,  # type: ignore[arg-type]
-        routes=_routes(canet, routes, max_mflops, route),
+        routes=_routes(found, canet, routes, max_mflops, route),
         k=k,
         seen=seen or seen_protocol(found.config, dataset),  # type: ignore[arg-type]
         split=split,
@@ -176,9 +179,9 @@ def _archive(folder: Path) -> Path:
 
 
 def _routes(
-    canet: Canet, names: str, max_mflops: float | None, route: str | None
+    run: Run, canet: Canet, names: str, max_mflops: float | None, route: str | None
 ) -> tuple[Route, ...] | None:
-    from canet_export.package import routes_within
+    from canet_export.package import routes_in_use, routes_within
 
     if sum((names != "all", max_mflops is not None, route is not None)) > 1:
         raise UsageError("--routes, --max-mflops and --route each choose the routes", fix="give one of them")
@@ -188,6 +191,13 @@ def _routes(
         return routes_within(canet, max_mflops)
     if names == "all":
         return None
+    if names == "auto":
+        kept = routes_in_use(run, canet)
+        listed = ", ".join(one.entry for one in kept)
+        click.echo(
+            f"routes in use at some operating point, {len(kept)} of {len(canet.space)}: {listed}", err=True
+        )
+        return kept
     chosen = tuple(canet.space.named(name.strip()) for name in names.split(",") if name.strip())
     if not chosen:
         raise UsageError(f"--routes {names!r} names no route", fix="--routes all")

@@ -28,6 +28,11 @@ from canet_mobile.cli.options import data_option, json_option, out_option, run_o
     "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Users, evenly spaced."
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Runtime threads.")
+@click.option(
+    "--costs-out",
+    type=click.Path(path_type=Path),
+    help="Also measure every exported route and the router, and write the table that `route --costs` reads.",
+)
 @out_option
 @json_option
 def replay(
@@ -39,6 +44,7 @@ def replay(
     run_path: Path | None,
     limit: int,
     threads: int,
+    costs_out: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,6 +60,7 @@ def replay(
       canet-mobile replay clicks.zip --data datasets/clicks --run runs/clicks --limit 200
       canet-mobile replay packages/clicks --threads 2 --out replay.json
       canet-mobile replay packages/clicks --point saver
+      canet-mobile replay packages/clicks --costs-out phone.json
       canet-mobile replay packages/clicks --json | jq .latency_ms.total
     """
     from rich.console import Console
@@ -61,16 +68,21 @@ def replay(
 
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
+    from canet_mobile.files import write_json
     from canet_mobile.model.points import point_id
     from canet_mobile.replay.device import require_built
     from canet_mobile.replay.package import open_package
     from canet_mobile.replay.reference import find_checkpoint, find_dataset
     from canet_mobile.replay.replay import replay as run_replay
+    from canet_mobile.replay.timing import CALLS, costs_table, require_measurable
+    from canet_mobile.schema import validate
 
     require_built(device)
     point_id(point)
     opened = open_package(package)
     chosen = opened.point(point)
+    if costs_out is not None:
+        require_measurable(opened)
     for warning in opened.warnings:
         click.echo(f"warning: {warning}", err=True)
     checkpoint = find_checkpoint(opened, run_path)
@@ -90,6 +102,14 @@ def replay(
             point=chosen,
             progress=lambda n: bar.advance(task, n),
         )
+        if costs_out is not None:
+            timing = bar.add_task("measuring every route", total=CALLS)
+            table = costs_table(
+                opened, queries, device=device, threads=threads, progress=lambda n: bar.advance(timing, n)
+            )
+            validate(table, "costs_table", where=costs_out)
+            write_json(costs_out, table)
+            click.echo(f"wrote {costs_out}", err=True)
     report["data"] = {
         "name": dataset.name,
         "content_hash": dataset.content_hash,

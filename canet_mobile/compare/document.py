@@ -193,7 +193,23 @@ def _routing(
     for name in ("random", "best_fixed"):
         found = [routing[name] for routing in routings]
         result[name] = None if None in found else {p: _reference(found, p) for p in PROTOCOLS}
-    return result | {"largest": _largest(evaluations)}
+    return result | {"points": _points(routings), "largest": _largest(evaluations)}
+
+
+def _points(routings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """Accuracy and cost at each operating point, seeds averaged; None where an older record does not tell."""
+    found = [routing.get("operating_points") for routing in routings]
+    if None in found:
+        return None
+    return [
+        {
+            "name": point[0]["name"],
+            "paper_mflops": over_seeds([seed["paper_mflops"] for seed in point]),
+            "largest_share": over_seeds([seed["largest_share"] for seed in point]),
+            **{p: {JUDGED_BY: over_seeds([seed[p][JUDGED_BY] for seed in point])} for p in PROTOCOLS},
+        }
+        for point in zip(*found, strict=True)
+    ]
 
 
 def _shares(route_ids: Any, routes: int) -> Any:

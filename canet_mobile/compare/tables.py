@@ -32,8 +32,8 @@ class Table:
 
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """Every table of the report, those without rows left out."""
-    found = [main_table(document), other_protocol(document), routing_table(document), route_use(document)]
-    found += [pair_table(document), twin_table(document), run_table(document)]
+    found = [main_table(document), other_protocol(document), routing_table(document), point_table(document)]
+    found += [route_use(document), pair_table(document), twin_table(document), run_table(document)]
     return [table for table in found if table.rows]
 
 
@@ -138,6 +138,24 @@ def _fixed_choice(routing: Mapping[str, Any], protocol: str) -> str:
     return "; ".join(
         dict.fromkeys(mixture_name(found) for found in routing["best_fixed"][protocol]["routes"])
     )
+
+
+def point_table(document: Mapping[str, Any]) -> Table:
+    """Accuracy and cost of each router at its operating points."""
+    protocol, full = document["protocol"], document["full_paper_mflops"]
+    rows = []
+    for row in document["methods"]:
+        for point in (row["routing"] or {}).get("points") or ():
+            cost = point["paper_mflops"]["mean"]
+            share = f"{point['largest_share']['mean']:.0%}"
+            cells = [figure(point[protocol]["ndcg@10"]), mflops(cost), f"{cost / full:.0%}", share]
+            rows.append([f"{row['title']}, {point['name']}", *cells])
+    header = ["method, operating point", "NDCG@10", "MFLOPs", "of SASRec-full", "most used route"]
+    note = (
+        "One trained model at three prices of computation; every other table is at balanced. The prices were "
+        "set on validation. MFLOPs by the paper's count, router included."
+    )
+    return Table("Operating points", note, header, rows)
 
 
 def route_use(document: Mapping[str, Any]) -> Table:

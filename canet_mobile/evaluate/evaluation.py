@@ -6,6 +6,7 @@ The document is schemas/evaluation.schema.json; every command that quotes an acc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from canet_mobile.data.split import HeldOut, Split, held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate import routing
 from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
-from canet_mobile.evaluate.metrics import METRICS, Ranks, Values, metric, summary
+from canet_mobile.evaluate.metrics import METRICS, Ranks, Values, metric
+from canet_mobile.evaluate.points import operating_points
 from canet_mobile.evaluate.scoring import (
     PROTOCOLS,
     TargetRanks,
@@ -96,9 +98,9 @@ def evaluate_model(
         "limit": limit,
         "items": size.items,
         "length": size.length,
-        "routed": _both(routed),
+        "routed": routed.summaries(),
         "floors": {
-            name: _both(ranks) | {"difference": _difference(routed, ranks)}
+            name: ranks.summaries() | {"difference": _difference(routed, ranks)}
             for name, ranks in floor_ranks.items()
         },
         "groups": _groups(dataset, queries, routed),
@@ -116,22 +118,27 @@ def _judge_canet(
     report: Report | None,
 ) -> tuple[TargetRanks, dict[str, Any]]:
     """Ranks of a CANet or SASRec as routed, and what its document says of routes and costs."""
+    counter = partial(_stage, total=len(queries), report=report)
     route_ids = route_users(canet, queries)
     every = _rank_every(canet, queries, f"{split}: every route", report) if all_routes else None
     if every is None:
-        step = _stage("ranking", len(queries), report)
-        routed = rank_targets(canet.supernet, queries, route_ids, step)
+        routed = rank_targets(canet.supernet, queries, route_ids, counter("ranking"))
     else:
         routed = every[route_ids, np.arange(len(queries))]
     chooser = every
     if every is not None and on_validation is not None and len(canet.space) > 1:
         chooser = _rank_every(canet, on_validation, "validation: every route", report)
     spent = Costs.of(canet)
+    routing_found = None
+    if canet.router is not None:
+        routing_found = _routing(route_ids, routed, every, chooser, spent)
+        known = route_ids, routed
+        routing_found["operating_points"] = operating_points(canet, queries, known, every, spent, counter)
     return routed, {
         "model": "sasrec" if canet.router is None else "canet",
         "space": canet.space.to_json(),
         "costs": spent.summary(route_ids),
-        "routing": None if canet.router is None else _routing(route_ids, routed, every, chooser, spent),
+        "routing": routing_found,
         "routes": None if every is None else _route_rows(spent, route_ids, every),
     }
 
@@ -183,10 +190,6 @@ def _rank_every(canet: Canet, queries: HeldOut, name: str, report: Report | None
     return rank_all_routes(canet.supernet, queries, step)
 
 
-def _both(ranks: TargetRanks) -> dict[str, dict[str, float]]:
-    return {protocol: summary(ranks.under(protocol)) for protocol in PROTOCOLS}
-
-
 def _gaps(first: Ranks, second: Callable[[str], Values]) -> dict[str, dict[str, float]]:
     """Paired difference of every metric: ranks against values per user of a named metric."""
     return {name: routing.paired(metric(first, name), second(name)) for name in METRICS}
@@ -202,7 +205,7 @@ def _difference(first: TargetRanks, second: TargetRanks) -> dict[str, dict[str, 
 def _groups(dataset: Dataset, queries: HeldOut, routed: TargetRanks) -> dict[str, Any]:
     head = head_users(dataset)[queries.users]
     return {
-        name: {"users": int(members.sum())} | _both(routed[members])
+        name: {"users": int(members.sum())} | routed[members].summaries()
         for name, members in (("head", head), ("tail", ~head))
     }
 
@@ -262,6 +265,6 @@ def _means(values: dict[str, Values]) -> dict[str, float]:
 def _route_rows(spent: Costs, route_ids: routing.Ints, every: TargetRanks) -> list[dict[str, Any]]:
     counts = routing.histogram(route_ids, len(spent.rows))
     return [
-        row | {"users": int(users)} | _both(every[number])
+        row | {"users": int(users)} | every[number].summaries()
         for number, (row, users) in enumerate(zip(spent.rows, counts, strict=True))
     ]

@@ -65,7 +65,7 @@ def evaluation_text(document: Mapping[str, Any]) -> str:
         "keep: every item competes; excl: the user's whole history is hidden, a repeated target is a miss.\n"
         f"N = NDCG, R = Recall; standard error of N@10: keep {error[0]:.4f}, excl {error[1]:.4f}.",
         *(["\n".join(notes)] if notes else []),
-        *([_routing_text(routing)] if routing is not None else []),
+        *([_routing_text(routing), _points_text(routing["operating_points"])] if routing is not None else []),
         _costs_text(document["costs"], routing is not None),
         *([_routes_text(document)] if document["routes"] and routing is not None else []),
         "\n".join(document["verdict"]),
@@ -79,6 +79,21 @@ def _routing_text(routing: Mapping[str, Any]) -> str:
         f"largest share {routing['largest_share']:.1%}, "
         f"normalised entropy {routing['normalised_entropy']:.3f}"
     )
+
+
+def _points_text(points: Sequence[Mapping[str, Any]]) -> str:
+    header = ["operating point", "paper MF", "of full", "executed MF", "routes", "largest share"]
+    header += ["keep N@10", "keep R@10", "excl N@10", "excl R@10"]
+    rows = []
+    for row in points:
+        costs = f"{row['paper_mflops']:.3f}", f"{row['share_of_full']:.1%}", f"{row['executed_mflops']:.3f}"
+        use = row["routes_used"], f"{row['largest_share']:.1%}"
+        rows.append([row["name"], *costs, *use, *_short(row)])
+    return table(header, rows)
+
+
+def _short(both: Mapping[str, Any]) -> list[str]:
+    return [f"{both[p][name]:.4f}" for p in ("keep", "exclude") for name in ("ndcg@10", "recall@10")]
 
 
 def _costs_text(costs: Mapping[str, float], routed: bool) -> str:
@@ -99,10 +114,9 @@ def _routes_text(document: Mapping[str, Any]) -> str:
     header += ["keep N@10", "keep R@10", "excl N@10", "excl R@10"]
     rows = []
     for row in document["routes"]:
-        values = [row[p][name] for p in ("keep", "exclude") for name in ("ndcg@10", "recall@10")]
         share = row["users"] / document["users"]
         costs = f"{row['paper_mflops']:.3f}", f"{row['executed_mflops']:.3f}"
-        rows.append([row["entry"], f"{share:.1%}", *costs, *(f"{value:.4f}" for value in values)])
+        rows.append([row["entry"], f"{share:.1%}", *costs, *_short(row)])
     return table(header, rows)
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from canet_mobile.data.split import HeldOut, length_buckets
-from canet_mobile.evaluate.metrics import MISS, Ranks
+from canet_mobile.evaluate.metrics import MISS, Ranks, summary
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.model.supernet import Supernet
 
@@ -53,6 +54,10 @@ class TargetRanks:
     def under(self, protocol: str) -> Ranks:
         """The ranks of one protocol."""
         return {"keep": self.keep, "exclude": self.exclude}[protocol]
+
+    def summaries(self) -> dict[str, dict[str, float]]:
+        """Every metric with its standard error under each protocol, as documents hold them."""
+        return {protocol: summary(self.under(protocol)) for protocol in PROTOCOLS}
 
 
 def distinct_seen(queries: HeldOut, rows: Ints) -> tuple[Ints, Ints]:
@@ -118,12 +123,12 @@ def _batches(
 
 
 @torch.inference_mode()
-def route_users(canet: Canet, queries: HeldOut) -> Ints:
-    """The route id of every query: argmax of the router, the lowest id on ties. [n] int64."""
+def route_users(canet: Canet, queries: HeldOut, point: int = BALANCED) -> Ints:
+    """The route id of every query at an operating point: argmax, the lowest id on ties. [n] int64."""
     ids = np.zeros(len(queries), np.int64)
     if canet.router is not None:
         for rows, inputs in _batches(canet.supernet, queries):
-            ids[rows] = canet.route(inputs).cpu().numpy()
+            ids[rows] = canet.route(inputs, point).cpu().numpy()
     return ids
 
 

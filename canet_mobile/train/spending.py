@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
 from canet_mobile.files import read_json
+from canet_mobile.schema import validate
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
 
 Values = NDArray[np.float64]
@@ -56,33 +56,26 @@ def spending_of(config: TrainConfig, items: int) -> Spending:
 
 
 def _measured(config: TrainConfig, path: Path) -> Spending:
-    """A device table: ``{"unit": "ms", "router": 0.1, "routes": {"e64_h64_d2": 0.4, ...}}``."""
+    """A table of schemas/costs_table.schema.json that knows every route of the configuration."""
     if not path.is_file():
         raise CanetError(
             "no such table of costs",
             where=path,
-            fix="canet-mobile replay PACKAGE --every-route --costs-out FILE makes one",
+            fix="canet-mobile replay PACKAGE --costs-out FILE makes one",
         )
-    table: Any = read_json(path)
-    if not isinstance(table, dict) or not isinstance(table.get("routes"), dict):
-        raise CanetError("is not a table of costs (no object 'routes')", where=path, fix=_EXAMPLE)
-    costs = [_number(table["routes"], route.entry, path) for route in config.space]
-    return Spending(
-        str(table.get("unit", "ms")),
-        np.array(costs),
-        _number(table, "router", path),
-        costs[config.space.id_of(config.space.largest)],
-    )
-
-
-_EXAMPLE = 'for example {"unit": "ms", "router": 0.1, "routes": {"e64_h64_d2": 0.4, ...}}'
-
-
-def _number(values: dict[str, Any], name: str, path: Path) -> float:
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise CanetError(f"{name} = {value!r} is not a cost above zero", where=path, fix=_EXAMPLE)
-    return float(value)
+    table = read_json(path)
+    validate(table, "costs_table", where=path)
+    known = table["routes"]
+    missing = [route.entry for route in config.space if route.entry not in known]
+    if missing:
+        raise CanetError(
+            f"routes tells no cost of {missing[0]} (missing: {len(missing)} of {len(config.space)} routes)",
+            where=path,
+            fix="export every route (--routes all), then canet-mobile replay PACKAGE --costs-out FILE",
+        )
+    costs = np.array([known[route.entry] for route in config.space], np.float64)
+    largest = config.space.id_of(config.space.largest)
+    return Spending(table["unit"], costs, float(table["router"]), float(costs[largest]))
 
 
 def average_mflops(config: TrainConfig, items: int, route_ids: NDArray[np.int64]) -> float:

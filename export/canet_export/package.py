@@ -38,6 +38,7 @@ from canet_mobile.train.run import Run
 
 GOLDEN_USERS = 512
 DECISION_USERS = 4000  # validation users on which precision is chosen
+LEAST_SHARE = 0.01  # of the validation users: a route that no operating point gives to more is left out
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,30 @@ def routes_within(canet: Canet, max_mflops: float) -> tuple[Route, ...]:
             fix=f"at least {least['paper_mflops']:.3f} ({least['entry']})",
         )
     return within
+
+
+def routes_in_use(run: Run, canet: Canet) -> tuple[Route, ...]:
+    """The routes that some operating point gives to at least 1 % of the validation users, in id order.
+
+    Args:
+        run: its manifest tells the shares, as they were when its router was made.
+        canet: its model.
+
+    Raises:
+        UsageError: the run tells of no operating point, for instance because it is a plain SASRec.
+    """
+    points = (run.manifest["routing"] or {}).get("operating_points")
+    if not points:
+        plain = canet.router is None
+        raise UsageError(
+            "--routes auto: the run has no operating points"
+            + (": it is a plain SASRec, whose one route is exported anyway" if plain else ""),
+            where=run.directory,
+            fix="--routes all"
+            + ("" if plain else f", or canet-mobile route {run.directory}, which sets them"),
+        )
+    kept = {entry for point in points for entry, share in point["routes"].items() if share >= LEAST_SHARE}
+    return tuple(route for route in canet.space if route.entry in kept)
 
 
 def _check_k(options: ExportOptions, items: int, length: int) -> None:
