@@ -69,8 +69,8 @@ def choose_ladder(
 ) -> tuple[Ladder, Ints]:
     """The ladder that serves validation users best within the budget, by NDCG@10.
 
-    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at the
-    cheapest candidate come first, because their routes differ most, and so there is most for a router to
+    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at
+    the cheapest candidate come first, because their routes differ most, and so there is most for a router to
     know; another pair is taken where it is better by more than one standard error.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
 from canet_mobile.files import read_json
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
+from canet_mobile.train.gains import candidates
 
 Values = NDArray[np.float64]
 
@@ -22,7 +24,7 @@ class Spending:
     """Costs in one unit.
 
     Args:
-        unit: ``paper MFLOPs`` or ``ms``.
+        unit: ``paper MFLOPs``, or the measured table's, ``ms`` as a rule.
         routes: of every route, [routes] float64, without the router.
         router: of the router.
         full: what budgets are shares of: SASRec-full's paper MFLOPs, or the largest route's milliseconds.
@@ -66,12 +68,18 @@ def _measured(config: TrainConfig, path: Path) -> Spending:
     table: Any = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("routes"), dict):
         raise CanetError("is not a table of costs (no object 'routes')", where=path, fix=_EXAMPLE)
-    costs = [_number(table["routes"], route.entry, path) for route in config.space]
+    unit = table.get("unit", "ms")
+    if not isinstance(unit, str) or not unit:
+        raise CanetError(f"unit = {unit!r} is not the name of a unit", where=path, fix=_EXAMPLE)
+    costs = np.array([_number(table["routes"], route.entry, path) for route in config.space])
+    if np.ptp(costs[candidates(config.space)]) == 0:
+        raise CanetError(
+            f"every route that a router could choose costs {costs[0]:g} {unit}: there is nothing to save",
+            where=path,
+            fix="measure again, or ship one route: canet-mobile export --route ENTRY",
+        )
     return Spending(
-        str(table.get("unit", "ms")),
-        np.array(costs),
-        _number(table, "router", path),
-        costs[config.space.id_of(config.space.largest)],
+        unit, costs, _number(table, "router", path), float(costs[config.space.id_of(config.space.largest)])
     )
 
 
@@ -80,7 +88,7 @@ _EXAMPLE = 'for example {"unit": "ms", "router": 0.1, "routes": {"e64_h64_d2": 0
 
 def _number(values: dict[str, Any], name: str, path: Path) -> float:
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise CanetError(f"{name} = {value!r} is not a cost above zero", where=path, fix=_EXAMPLE)
     return float(value)
 
