@@ -1,4 +1,4 @@
-"""`canet-mobile route`: a new router for a trained supernet, and nothing left behind when it cannot be made."""
+"""`canet-mobile route`: a new router for a trained supernet, or nothing at all."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_the_same_changes_give_the_same_router_as_training_did(
 def test_another_budget_gives_another_cost(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     costs = str(table(tmp_path / "phone.json"))
     spent = []
-    for budget in (0.25, 0.6):
+    for budget in (0.3, 0.6):
         made = reroute(run, dataset, tmp_path / f"b{budget}", {"budget": budget, "costs": costs})
         assert made.config.budget == budget and made.config.costs == costs
         spent.append(made.manifest["routing"]["operating_points"][1]["cost"]["value"])
-    assert spent[0] <= 0.25 * 8 < spent[1] <= 0.6 * 8
+    assert spent[0] <= 0.3 * 8 < spent[1] <= 0.6 * 8
     back = reroute(made, dataset, tmp_path / "paper", {"costs": "paper"})
     assert back.manifest["routing"]["operating_points"][1]["cost"]["unit"] == "paper MFLOPs"
 
