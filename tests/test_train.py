@@ -11,44 +11,21 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_dataset
+from training_toys import SMALL, assert_same, small
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.importer import ImportOptions, import_log
-from canet_mobile.data.split import held_out, training_windows
+from canet_mobile.data.split import training_windows
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import sha256_file
-from canet_mobile.model.canet import Canet
-from canet_mobile.train import routing, trainer
-from canet_mobile.train.checkpoint import build_model
+from canet_mobile.train import trainer
 from canet_mobile.train.config import RECIPES, TrainConfig, build_config, presets
 from canet_mobile.train.reporter import Silent
 from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, learning_rate, resume, train
-from canet_mobile.train.validate import budget_warning
-
-SMALL = dict(
-    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3,
-    validation_users=0, warmup_steps=5, threads=1,
-)  # fmt: skip
-
-
-def small(**changes) -> TrainConfig:
-    return TrainConfig(**{**SMALL, **changes})
-
-
-def weights(canet: Canet) -> dict[str, torch.Tensor]:
-    router = canet.router.state_dict() if canet.router else {}
-    return {**canet.supernet.state_dict(), **{f"router.{k}": v for k, v in router.items()}}
-
-
-def assert_same(first: Canet, second: Canet) -> None:
-    a, b = weights(first), weights(second)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -284,51 +261,6 @@ def test_runaway_training_is_stopped(
     monkeypatch.setattr(trainer.Objective, "forward", broken)
     with pytest.raises(CanetError, match=r"not finite at step 0[\s\S]*lr="):
         train(small(), dataset, tmp_path / "run")
-
-
-def test_the_share_of_escalated_users_holds_on_validation(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The router is as large as these toys; without its cost the budget does not bind, the share does.
-    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
-    run = train(small(epochs=1, escalate=0.3, budget=1.0), dataset, tmp_path / "run")
-    routes = run.manifest["routing"]["validation"]["routes"]
-    large = run.manifest["routing"]["large"]
-    assert routes[large] == pytest.approx(0.3, abs=0.02)
-    ids = np.asarray(
-        load_model(run).route(torch.from_numpy(held_out(dataset, "validation").inputs(slice(None), 8)))
-    )
-    assert set(ids.tolist()) <= {0, run.config.space.id_of(run.config.space.named(large))}
-
-
-def test_the_budget_bounds_the_average_cost(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
-    queries = held_out(dataset, "validation")
-    scores = torch.randn(len(queries), generator=torch.Generator().manual_seed(0))
-    for budget in (0.5, 0.7, 0.9):
-        config = small(budget=budget, escalate=0.99, seen="keep")
-        torch.manual_seed(0)
-        net = build_model(config, dataset.num_items).eval().supernet
-        ladder, route_ids = routing.choose_ladder(net, config, queries, scores)
-        full = routing.sasrec_paper_mflops(dataset.num_items, 8, 16, 2)
-        one_user = full / len(queries)
-        assert ladder.mflops <= budget * full + one_user and ladder.budget_met
-        assert set(route_ids) == {ladder.small, ladder.large}
-        least_certain = scores.numpy()[route_ids == ladder.large].min()
-        assert least_certain > scores.numpy()[route_ids == ladder.small].max()
-
-
-def test_a_budget_below_the_smallest_route_is_said_to_be_missed(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = train(small(epochs=1, budget=0.01), dataset, tmp_path / "run")
-    assert run.manifest["routing"]["budget_met"] is False
-    assert run.manifest["routing"]["escalated_share"] == routing.LEAST_ESCALATED
-    (warning,) = budget_warning(run.manifest["routing"], run.config)
-    assert "cannot be met" in warning and "--set" in warning
-    monkeypatch.setattr(routing, "router_paper_mflops", lambda length, routes: 0.0)
-    run = train(small(epochs=1, budget=0.9), dataset, tmp_path / "enough")
-    assert budget_warning(run.manifest["routing"], run.config) == []
 
 
 def test_auto_excludes_seen_items_only_where_people_do_not_come_back(

@@ -14,8 +14,9 @@ import click
 @click.option("--budget", type=float, metavar="SHARE", help="Average cost, as a share of SASRec-full's.")
 @click.option(
     "--costs",
-    type=click.Path(path_type=Path),
-    help="What each route was measured to cost on a device; the budget is then a share of the largest's.",
+    metavar="FILE",
+    help="What each route was measured to cost on a device; the budget is then a share of the largest's. "
+    "'paper': paper MFLOPs again.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any of the router's configuration keys."
@@ -27,7 +28,7 @@ def route(
     run: Path | None,
     out: Path | None,
     budget: float | None,
-    costs: Path | None,
+    costs: str | None,
     settings: tuple[str, ...],
     data: Path | None,
     force: bool,
@@ -35,8 +36,8 @@ def route(
 ) -> None:
     """Fit a new router to the supernet of a RUN directory (default: runs/latest).
 
-    The supernet is not trained again: seconds to minutes. The new run holds the same submodels, a router and
-    the operating points saver, balanced and best, and is evaluated and exported like any other.
+    The supernet is not trained again, so this takes seconds to minutes. The new run holds the same submodels,
+    a router, and the operating points saver, balanced and best; it is evaluated and exported like any other.
 
     \b
     Examples:
@@ -52,11 +53,8 @@ def route(
 
     found = find_run(run)
     dataset = open_dataset(found, data)
-    changes: dict[str, object] = dict(parse_settings(settings))
-    if budget is not None:
-        changes["budget"] = budget
-    if costs is not None:
-        changes["costs"] = str(costs.resolve())
+    options = {"budget": budget, "costs": costs}
+    changes = parse_settings(settings) | {key: value for key, value in options.items() if value is not None}
     directory = out or free_name(found.directory.parent, f"{found.name}-routed")
     with TrainReporter(found.config) as reporter:
         made = reroute(found, dataset, directory, changes, force=force, reporter=reporter)

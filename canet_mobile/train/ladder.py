@@ -51,8 +51,9 @@ def order_of(judged: Judged, label: str, small: int, large: int) -> Values:
 
 
 def escalated(order: Values, share: float) -> NDArray[np.bool_]:
-    """The ``share`` of users with the highest values: [n] bool."""
-    return order > np.quantile(order, 1 - share)
+    """The ``share`` of users with the highest values, rounded down, fewer where values tie: [n] bool."""
+    count = int(share * len(order) + 1e-9)  # 0.35 x 20 is a little less than 7
+    return order > np.sort(order)[-1 - count] if count < len(order) else np.ones(len(order), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def choose_ladder(
 ) -> tuple[Ladder, Ints]:
     """The ladder that serves validation users best within the budget, by NDCG@10.
 
-    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at the
-    cheapest candidate come first, because their routes differ most, and so there is most for a router to
+    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at
+    the cheapest candidate come first, because their routes differ most, and so there is most for a router to
     know; another pair is taken where it is better by more than one standard error.
 
     Args:

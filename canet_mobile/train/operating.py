@@ -24,6 +24,7 @@ from canet_mobile.train.spending import Spending, average_mflops
 
 BISECTIONS = 60
 STEEP = 1e3  # a price beyond which nothing changes: logits differ by some units, costs by some hundredths
+SAME_COST = 1e-12  # shares of the full cost that differ by less differ by rounding
 BEST_STEPS = (0.25, 0.5, 0.75, 1.0)  # of the way from the balanced cost to the dearest route in use
 NEVER_TAKEN = -1e3  # logits below it belong to routes that are never taken
 
@@ -37,11 +38,22 @@ def routes_at(logits: Values, costs: Values, price: float) -> Ints:
 
 
 def price_of(logits: Values, costs: Values, target: float) -> float:
-    """The lowest price at which the average cost does not exceed ``target``."""
+    """A price at which the average cost is as high as it can be without exceeding ``target``.
+
+    It lies halfway between the prices at which one user more or less would change routes: on the edge, that
+    user's route would hang on the last bit of a logit, and runtimes would disagree about it.
+    """
+    lowest = _lowest_price(logits, costs, target)
+    spent = costs[routes_at(logits, costs, lowest)].mean()
+    beyond = _lowest_price(logits, costs, spent - 2 * SAME_COST)
+    return min((lowest + beyond) / 2, lowest + 1.0)
+
+
+def _lowest_price(logits: Values, costs: Values, target: float) -> float:
     low, high = -STEEP, STEEP
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if costs[routes_at(logits, costs, middle)].mean() > target:
+        if costs[routes_at(logits, costs, middle)].mean() > target + SAME_COST:
             low = middle
         else:
             high = middle

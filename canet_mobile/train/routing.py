@@ -82,7 +82,7 @@ def fit_router(
         "large": large.entry,
         "escalated_share": ladder.share,
         "budget_met": ladder.budget_met,
-        "correlation_with_label": float(np.corrcoef(scores, truth)[0, 1]),
+        "correlation_with_label": _correlation(scores, truth),
         "advice": _advice(config.space, judged, ladder, scores, spending),
     }
     return Canet(net, fitted).eval(), summary, ladder
@@ -104,6 +104,11 @@ def _advice(
         "against_random": paired(routed, blind),
         "against_fixed": paired(routed, judged.actual[best]),
     }
+
+
+def _correlation(scores: Values, truth: Values) -> float:
+    """Pearson's r over users; 0 where either is the same for everybody, which leaves nothing to predict."""
+    return float(np.corrcoef(scores, truth)[0, 1]) if np.ptp(scores) > 0 and np.ptp(truth) > 0 else 0.0
 
 
 def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:

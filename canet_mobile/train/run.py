@@ -90,8 +90,16 @@ def machine() -> dict[str, Any]:
     return {**describe_machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
-def new_run(directory: Path, config: TrainConfig, dataset: Dataset, *, force: bool) -> Run:
+def new_run(
+    directory: Path, config: TrainConfig, dataset: Dataset, *, force: bool, name: str | None = None
+) -> Run:
     """Create a run directory with everything that is known before the first step.
+
+    Args:
+        directory: the folder to make.
+        config, dataset: what is trained, on what.
+        force: replace an older run that stands there.
+        name: of the run, where the folder is renamed later; None takes the folder's.
 
     Raises:
         CanetError: the directory exists and ``force`` is not given, or cannot be written.
@@ -104,7 +112,7 @@ def new_run(directory: Path, config: TrainConfig, dataset: Dataset, *, force: bo
     manifest = {
         "schema_version": 1,
         "kind": "run",
-        "name": directory.name,
+        "name": name or directory.name,
         "created_by": f"canet-mobile {__version__}",
         "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "status": "running",

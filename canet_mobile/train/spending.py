@@ -13,6 +13,7 @@ from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasre
 from canet_mobile.files import read_json
 from canet_mobile.schema import validate
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
+from canet_mobile.train.gains import candidates
 
 Values = NDArray[np.float64]
 
@@ -22,7 +23,7 @@ class Spending:
     """Costs in one unit.
 
     Args:
-        unit: ``paper MFLOPs`` or ``ms``.
+        unit: ``paper MFLOPs``, or the measured table's, ``ms`` as a rule.
         routes: of every route, [routes] float64, without the router.
         router: of the router.
         full: what budgets are shares of: SASRec-full's paper MFLOPs, or the largest route's milliseconds.
@@ -65,7 +66,7 @@ def _measured(config: TrainConfig, path: Path) -> Spending:
         )
     table = read_json(path)
     validate(table, "costs_table", where=path)
-    known = table["routes"]
+    known, unit = table["routes"], table["unit"]
     missing = [route.entry for route in config.space if route.entry not in known]
     if missing:
         raise CanetError(
@@ -74,8 +75,16 @@ def _measured(config: TrainConfig, path: Path) -> Spending:
             fix="export every route (--routes all), then canet-mobile replay PACKAGE --costs-out FILE",
         )
     costs = np.array([known[route.entry] for route in config.space], np.float64)
+    if not np.isfinite([*costs, table["router"]]).all():
+        raise CanetError("a cost is not a finite number", where=path, fix="measure again")
+    if np.ptp(costs[candidates(config.space)]) == 0:
+        raise CanetError(
+            f"every route that a router could choose costs {costs[0]:g} {unit}: there is nothing to save",
+            where=path,
+            fix="measure again, or ship one route: canet-mobile export --route ENTRY",
+        )
     largest = config.space.id_of(config.space.largest)
-    return Spending(table["unit"], costs, float(table["router"]), float(costs[largest]))
+    return Spending(unit, costs, float(table["router"]), float(costs[largest]))
 
 
 def average_mflops(config: TrainConfig, items: int, route_ids: NDArray[np.int64]) -> float:

@@ -119,7 +119,8 @@ def settle_routing(
     routing: dict[str, Any] = {"rule": "joint Gumbel-softmax (paper Eq. 5-9)"}
     spending = spending_of(config, model.supernet.config.items)
     balanced: float | None = None
-    if distil if distil is not None else config.recipe != "paper":
+    distil = config.recipe != "paper" if distil is None else distil
+    if distil:
         reporter.note(f"fitting the router to the {config.router_label} of every position")
         model, routing, ladder = fit_router(model, config, dataset, windows, spending)
         balanced = ladder.cost
@@ -128,6 +129,6 @@ def settle_routing(
     )
     final = validate_routed(model, config, queries, fitted=True)
     routing["validation"] = final.to_json()
-    for warning in warnings_of(final, config, None) + budget_warning(routing, config):
+    for warning in budget_warning(routing, config) if distil else warnings_of(final, config, None):
         reporter.note(f"warning: {warning}")
     return model, routing

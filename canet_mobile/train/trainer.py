@@ -23,6 +23,7 @@ from canet_mobile.train.objectives import Objective
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
+from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
@@ -74,6 +75,8 @@ def train(
     fabric = launch(config)
     refuse_small(dataset, config)
     config = replace(config, seen=seen_protocol(config, dataset))
+    if config.model == "canet":
+        spending_of(config, dataset.num_items)  # a bad table of costs is refused now, not after an epoch
     if fabric.is_global_zero:
         new_run(directory, config, dataset, force=force)
         point_latest(directory)

@@ -12,8 +12,9 @@ from canet_mobile.data.split import HeldOut
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import rank_model, rank_targets, request_mflops, route_users
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.points import BALANCED
 from canet_mobile.model.recommender import Model, Recommender
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import PAPER_COSTS, TrainConfig
 from canet_mobile.train.gains import judge
 from canet_mobile.train.ladder import choose_ladder
 from canet_mobile.train.spending import average_mflops, spending_of
@@ -109,10 +110,13 @@ def budget_warning(routing: dict[str, Any], config: TrainConfig) -> list[str]:
     """What to say when even the smallest route and a few escalated users cost more than the budget."""
     if routing.get("budget_met", True):
         return []
+    cost = routing["operating_points"][BALANCED]["cost"]
+    whole = "SASRec-full" if config.costs == PAPER_COSTS else "the largest route"
     return [
-        f"the budget {config.budget:g} of SASRec-full cannot be met: {routing['small']} with "
+        f"the budget {config.budget:g} of {whole} cannot be met: {routing['small']} with "
         f"{routing['escalated_share']:.0%} of users on {routing['large']} costs "
-        f"{routing['validation']['mflops']:.1f} MFLOPs; shrink the smallest route (--set hidden=32,64,128)"
+        f"{cost['value']:.3g} {cost['unit']}, router included; raise --budget, or train a smaller smallest "
+        "route (--set hidden=32,64,128)"
     ]
 
 

@@ -1,0 +1,177 @@
+"""The distilled router: what it learns, whom it escalates, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from evaluation_toys import SPACE
+from routing_toys import ITEMS, fit, many_users, routed_config
+from training_toys import assert_same, small
+
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.split import held_out
+from canet_mobile.evaluate.scoring import route_users
+from canet_mobile.train import routing, spending
+from canet_mobile.train.gains import judge
+from canet_mobile.train.ladder import SHARES
+from canet_mobile.train.operating import set_points
+from canet_mobile.train.routing import NEVER, divide_users, router_logits
+from canet_mobile.train.run import load_model
+from canet_mobile.train.spending import spending_of
+from canet_mobile.train.trainer import train
+from canet_mobile.train.validate import advice, budget_warning
+
+
+@pytest.fixture
+def free_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router is larger than these toys; without its cost, shares and budgets bind."""
+    monkeypatch.setattr(spending, "router_paper_mflops", lambda length, routes: 0.0)
+
+
+@pytest.mark.parametrize("label", ["gain", "entropy"])
+@pytest.mark.parametrize("table", ["own", "shared"])
+def test_a_seed_gives_the_same_router_twice(label: str, table: str) -> None:
+    config, dataset = routed_config(router_label=label, router_table=table), many_users(200)
+    (first, summary, ladder), (second, again, _) = fit(config, dataset), fit(config, dataset)
+    assert_same(first, second)
+    assert summary == again and summary["rule"] == routing.RULES[label]
+    other, _, _ = fit(routed_config(router_label=label, router_table=table, seed=1), dataset)
+    assert not torch.equal(first.router.head_weight[ladder.large], other.router.head_weight[ladder.large])
+
+
+@pytest.mark.parametrize(("label", "least"), [("gain", 0.5), ("entropy", 0.5)])
+@pytest.mark.parametrize("seen", ["keep", "exclude"])
+def test_the_router_learns_a_label_that_can_be_learnt(
+    label: str, least: float, seen: str, free_router: None
+) -> None:
+    config = routed_config(router_label=label, seen=seen)
+    _, summary, _ = fit(config, many_users(2000), last_item_only=True)
+    assert summary["correlation_with_label"] > least
+
+
+def test_a_label_that_is_the_same_for_everybody_is_no_error(free_router: None, monkeypatch) -> None:
+    real = routing.judge
+
+    def flat(*arguments):
+        judged = real(*arguments)
+        judged.expected[:] = 0.5
+        return judged
+
+    monkeypatch.setattr(routing, "judge", flat)
+    _, summary, _ = fit(routed_config(), many_users(100))
+    assert summary["correlation_with_label"] == 0
+
+
+@pytest.mark.parametrize("budget", [0.6, 0.8, 1.0])
+def test_at_balanced_the_chosen_share_of_the_choosing_users_is_escalated(
+    budget: float, free_router: None
+) -> None:
+    config, dataset = routed_config(budget=budget), many_users(500)
+    model, summary, ladder = fit(config, dataset)
+    choosing, _ = divide_users(dataset)
+    costs = spending_of(config, ITEMS)
+    model, points = set_points(model, config, choosing, costs, ladder.cost)
+    taken = route_users(model, choosing)
+    assert set(taken) == {ladder.small, ladder.large}
+    assert (taken == ladder.large).sum() == int(ladder.share * 500 + 1e-9)
+    assert costs.routes[taken].mean() == pytest.approx(ladder.cost) and summary["budget_met"]
+    assert costs.average(taken) <= budget * costs.full + 1e-9
+    assert points[1]["routes"][summary["large"]] == pytest.approx(ladder.share, abs=1 / 500)
+
+
+def test_routes_off_the_ladder_are_never_taken() -> None:
+    dataset = many_users(100)
+    model, summary, ladder = fit(routed_config(), dataset)
+    logits = router_logits(model.router, model.supernet, held_out(dataset, "test"))
+    off = [n for n in range(len(SPACE)) if n not in (ladder.small, ladder.large)]
+    assert (logits[:, off] == NEVER).all() and (logits[:, ladder.small] == 0).all()
+    assert logits[:, ladder.large].std() > 0
+    assert {summary["small"], summary["large"]} == {
+        SPACE.routes[n].entry for n in (ladder.small, ladder.large)
+    }
+
+
+def test_ends_that_nobody_trained_on_are_labelled_after_positions_inside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = many_users(300)
+    monkeypatch.setattr(routing, "CHOOSING_USERS", 100)
+    choosing, others = divide_users(dataset)
+    assert len(choosing) == 100 and len(others) == 200
+    assert not set(choosing.users) & set(others.users)
+    assert (others.ends == dataset.offsets[others.users + 1] - 2).all(), "the test item stays out"
+    fitted: list[tuple[float, list]] = []
+    real = routing._fit
+
+    def recorded(router, table, batches, peak, seed):
+        fitted.append((peak, batches))
+        real(router, table, batches, peak, seed)
+
+    monkeypatch.setattr(routing, "_fit", recorded)
+    fit(routed_config(), dataset)
+    (inside_lr, inside), (ends_lr, ends) = fitted
+    assert (inside_lr, ends_lr) == (routing.FIT_LR, routing.ENDS_LR)
+    assert sum(len(labels) for _, _, labels in ends) == 200
+    assert all(where[:, -1].all() and where.sum() == len(where) for _, where, _ in ends)
+    assert all(torch.equal(where, seq > 0) for seq, where, _ in inside)
+
+
+def test_advice_compares_with_chance_and_with_the_best_single_route(free_router: None) -> None:
+    config, dataset = routed_config(), many_users(400)
+    model, summary, ladder = fit(config, dataset)
+    choosing, _ = divide_users(dataset)
+    judged, costs = judge(model.supernet, choosing, "keep"), spending_of(config, ITEMS).routes
+    model, points = set_points(model, config, choosing, spending_of(config, ITEMS), ladder.cost)
+    found = summary["advice"]
+    taken = route_users(model, choosing)
+    per_route = dict(zip(judged.routes, judged.actual, strict=True))
+    routed = np.where(taken == ladder.large, per_route[ladder.large], per_route[ladder.small])
+    up = (taken == ladder.large).mean()
+    chance = up * per_route[ladder.large].mean() + (1 - up) * per_route[ladder.small].mean()
+    assert found["against_random"]["value"] == pytest.approx(routed.mean() - chance)
+    affordable = {r: v.mean() for r, v in per_route.items() if costs[r] <= ladder.cost}
+    best = max(affordable, key=lambda r: affordable[r])
+    assert found["fixed"] == SPACE.routes[best].entry
+    assert found["against_fixed"]["value"] == pytest.approx(routed.mean() - affordable[best])
+    assert points[1]["ndcg10"] == pytest.approx(routed.mean())
+
+
+def test_advice_says_what_to_ship() -> None:
+    gap = {"value": 0.002, "se": 0.001}
+    found = {"fixed": "e64_h64_d2", "against_random": gap, "against_fixed": gap}
+    text = advice({"advice": found})
+    assert text.startswith("ship the router") and "+0.0020 ± 0.0010 against e64_h64_d2" in text
+    worse = {**found, "against_fixed": {"value": -0.002, "se": 0.001}}
+    text = advice({"advice": worse})
+    assert text.startswith("routing does not pay here, ship e64_h64_d2") and "-0.0020" in text
+    assert "--route" in text
+
+
+def test_the_share_of_escalated_users_holds_on_validation(
+    dataset: Dataset, tmp_path: Path, free_router: None
+) -> None:
+    run = train(small(epochs=1, escalate=0.3, budget=1.0), dataset, tmp_path / "run")
+    found = run.manifest["routing"]
+    share = found["validation"]["routes"][found["large"]]
+    assert share == pytest.approx(found["escalated_share"], abs=0.02) and 0 < share <= 0.3
+    seq = torch.from_numpy(held_out(dataset, "validation").inputs(slice(None), 8))
+    space = run.config.space
+    ladder = {space.id_of(space.named(found[key])) for key in ("small", "large")}
+    assert set(load_model(run).route(seq).tolist()) <= ladder
+
+
+def test_a_budget_below_the_smallest_route_is_said_to_be_missed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(small(epochs=1, budget=0.01), dataset, tmp_path / "run")
+    found = run.manifest["routing"]
+    assert found["budget_met"] is False and found["escalated_share"] == SHARES[0]
+    (warning,) = budget_warning(found, run.config)
+    assert "0.01 of SASRec-full cannot be met" in warning and "--set" in warning
+    assert f"{found['operating_points'][1]['cost']['value']:.3g} paper MFLOPs" in warning
+    monkeypatch.setattr(spending, "router_paper_mflops", lambda length, routes: 0.0)
+    run = train(small(epochs=1, budget=0.9), dataset, tmp_path / "enough")
+    assert budget_warning(run.manifest["routing"], run.config) == []
