@@ -44,6 +44,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--data", "nowhere"], 1, "nowhere"),
         (["train", "--resume", "nowhere"], 1, "nowhere"),
         (["train", "--resume", "nowhere", "--set", "lr=1"], 2, "keeps its own configuration"),
+        (["route"], 1, "canet-mobile train"),
+        (["route", "nowhere"], 1, "nowhere"),
         (["evaluate"], 1, "canet-mobile train"),
         (["export", "--target", "executorch"], 1, "canet-mobile train"),
         (["export", "--target", "coremll"], 2, "coreml"),
