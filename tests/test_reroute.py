@@ -149,7 +149,7 @@ def test_the_command_makes_a_run_that_later_commands_take(
     [
         (["runs/nowhere"], 1, "runs/nowhere"),
         (["runs/base", "--out", "runs/base", "--force"], 1, "is the run itself"),
-        (["--costs", "nowhere.json"], 1, "canet-mobile replay PACKAGE --every-route --costs-out FILE"),
+        (["--costs", "nowhere.json"], 1, "canet-mobile replay PACKAGE --costs-out FILE"),
         (["--budget", "2"], 2, "give 0.01 to 1"),
         (["--budget", "much"], 2, "is not a valid float"),
         (["--set", "budget"], 2, "not key=value"),
