@@ -56,7 +56,7 @@ def compare_steps(size: Size, rounds: int, device: str) -> Found:
     for name, step in steps.items():
         shares = [step.loss_share(seq, targets, seed) for seed in range(min(3, rounds))]
         found[name]["targets_per_second"] = round(1000 * batch * length / found[name]["ms"])
-        found[name]["loss_share"] = round(statistics.median(shares), 2)
+        found[name]["loss_share"] = round(statistics.median(shares), 4)
     ratio = found["rows"]["ratio"]
     print(f"\nrows: {ratio} x {REFERENCE}, the bar is {BAR}: {'within' if ratio <= BAR else 'OVER'}")
     return found
