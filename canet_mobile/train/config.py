@@ -91,7 +91,7 @@ class TrainConfig:
     router_label: str = "gain"
     budget: float = 0.3
     costs: str = PAPER_COSTS
-    escalate: float = 0.8
+    escalate: float = 0.75
     guide_k: int = 10
     lambda_uniform: float = 0.01
     lambda_guide: float = 0.01

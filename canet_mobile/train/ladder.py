@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from canet_mobile.evaluate.metrics import standard_error
 from canet_mobile.train.gains import Judged, Values
 
-# Shares of users on the larger route that are tried. With fewer than a fifth of them on either side there is
-# little to route: a fixed route serves as well.
-SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
+# Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
+# is little to route: a fixed route serves as well.
+SHARES = (0.25, 0.35, 0.5, 0.65, 0.75)
 CLOSE = 0.25  # standard errors of NDCG@10 that are not paid for
 
 Ints = NDArray[np.int64]
