@@ -40,10 +40,12 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
 def main_table(document: Mapping[str, Any]) -> Table:
     """Table III for this data set, floors first, improvement rows last."""
     protocol = document["protocol"]
+    seeds = len(document["seeds"])
+    error = f"; ± is the standard error over {seeds} seeds" if seeds > 1 else ""
     note = (
         f"seen={protocol} ({_SAID[protocol]}). MFLOPs = 2 × MACs of an average request by the paper's count, "
-        f"router included; ± is the standard error over {len(document['seeds'])} seeds. A method is cut "
-        "when its validation was still improving at the end of training."
+        f"router included{error}. A method is cut when its validation was still improving at the end of "
+        "training."
     )
     header = ["method", "NDCG@10", "Recall@10", "MFLOPs", "of SASRec-full", "epochs (best)", "ended"]
     rows = [
