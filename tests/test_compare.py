@@ -454,7 +454,8 @@ def test_the_results_table_reads_the_records_of_a_comparison(
     spec.loader.exec_module(module)
     shutil.copytree(folder / "records", tmp_path / "results")
     monkeypatch.setattr(module, "HERE", tmp_path)
-    monkeypatch.setattr(module, "EXPERIMENTS", {"small": {}})
+    planned = {"methods": ["gru4rec", "canet", "fpmc"], "seeds": 3}
+    monkeypatch.setattr(module, "EXPERIMENTS", {"small": planned})
     text = module.section("small")
     for name, title in {
         "fpmc": "FPMC",
@@ -462,9 +463,20 @@ def test_the_results_table_reads_the_records_of_a_comparison(
         "canet-u": "CANet-u",
     }.items():
         found = rows(document)[name]["metrics"]["keep"]["ndcg@10"]
-        (line,) = (line for line in text.splitlines() if line.startswith(f"| {title} |"))
+        line = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
         assert f"{found['mean']:.4f} ± {found['se']:.4f}" in line
     assert "SASRec 8 × 1" in module.short("small")
+    assert "Not run: gru4rec, canet (1 of 3 seeds left), fpmc (1 of 3 seeds left)." in text
+    largest = rows(document)["canet"]["routing"]["largest_share"]["mean"]
+    first, line, *_ = (
+        line for line in text.splitlines() if line.startswith("| **CANet, default recipe, routed** |")
+    )
+    assert first != line
+    assert f"| {largest:.2f} ± " in line
+    assert all(f"\n| {point} | " in text for point in ("saver", "balanced", "best"))
+    twin = next(pair for pair in document["twins"] if pair["name"] == "canet")
+    lines = [line for line in text.splitlines() if line.startswith(f"| {twin['entry']} |")]
+    assert any(line.endswith(f" {twin['ratio']:.3f} |") for line in lines)
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
