@@ -465,7 +465,11 @@ def test_the_results_table_reads_the_records_of_a_comparison(
         found = rows(document)[name]["metrics"]["keep"]["ndcg@10"]
         line = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
         assert f"{found['mean']:.4f} ± {found['se']:.4f}" in line
-    assert "SASRec 8 × 1" in module.short("small")
+    short = module.short("small")
+    assert "SASRec-full (16 × 2)" in short and "FPMC" in short
+    assert "SASRec 8 × 1" in text and "SASRec 8 × 1" not in short, (
+        "the README's lines are the paper's methods"
+    )
     assert "Not run: gru4rec, canet (1 of 3 seeds left), fpmc (1 of 3 seeds left)." in text
     largest = rows(document)["canet"]["routing"]["largest_share"]["mean"]
     first, line, *_ = (
