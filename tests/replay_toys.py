@@ -23,9 +23,9 @@ from canet_mobile.files import describe_files, read_json, sha256_file, write_jso
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.device import Answer, Device
+from canet_mobile.replay.device import Answer, Device, open_device, recommend
 from canet_mobile.replay.package import Package
-from canet_mobile.replay.reference import route_scores, routes_at
+from canet_mobile.replay.reference import exported_job, route_scores, routes_at
 from canet_mobile.train.checkpoint import identity, save_weights
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.run import Run, new_run, save_run
@@ -287,3 +287,14 @@ def toy_run(directory: Path, dataset: Dataset, canet: Canet) -> Run:
     run.manifest["status"] = "finished"
     save_run(run)
     return run
+
+
+def require_points_of_pytorch(package: Package, canet: Canet, seqs: np.ndarray) -> None:
+    """Every history [n, L] takes PyTorch's route at every operating point, and no two points route alike."""
+    device, same = open_device(package), exported_job(package, canet).reference
+    chosen = set()
+    for point in range(len(POINTS)):
+        routes = [recommend(device, package, seq, point).route for seq in seqs]
+        assert routes == routes_at(same, seqs, point).tolist()
+        chosen.add(tuple(routes))
+    assert len(chosen) == len(POINTS)

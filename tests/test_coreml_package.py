@@ -18,6 +18,7 @@ from replay_toys import (
     exported_to,
     exported_world,
     invoke,
+    require_points_of_pytorch,
 )
 
 pytest.importorskip("coremltools")
@@ -33,7 +34,7 @@ from canet_mobile.files import describe_files, read_json, write_json
 from canet_mobile.model.points import POINTS
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
 from canet_mobile.replay.package import Package, open_package
-from canet_mobile.replay.reference import exported_job, routed_lists, routes_at
+from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.replay.runtimes import coreml as runtime
 
 K = 10
@@ -88,16 +89,8 @@ def test_every_operating_point_routes_as_pytorch_does(
     world: World, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     out = exported(world.run, tmp_path / "older", *options) if options else world.package
-    package = open_package(out)
-    device = open_device(package)
-    same = exported_job(package, world.canet).reference
     seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
-    chosen = set()
-    for point in range(len(POINTS)):
-        routes = [recommend(device, package, seq, point).route for seq in seqs]
-        assert routes == routes_at(same, seqs, point).tolist()
-        chosen.add(tuple(routes))
-    assert len(chosen) == len(POINTS)
+    require_points_of_pytorch(open_package(out), world.canet, seqs)
 
 
 def test_a_zip_runs_too(world: World, tmp_path: Path) -> None:

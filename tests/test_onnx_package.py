@@ -19,6 +19,7 @@ from replay_toys import (
     exported_world,
     invoke,
     refresh,
+    require_points_of_pytorch,
 )
 
 from canet_mobile.cli.parity import parity
@@ -39,7 +40,7 @@ from canet_mobile.replay.device import (
     run_router,
 )
 from canet_mobile.replay.package import open_package
-from canet_mobile.replay.reference import exported_job, routed_lists, routes_at
+from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.schema import validate
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.spending import spending_of
@@ -87,16 +88,8 @@ def test_the_runtime_recommends_what_pytorch_does(world: World, tmp_path: Path) 
 
 
 def test_every_operating_point_routes_as_pytorch_does(world: World) -> None:
-    package = open_package(world.package)
-    device = open_device(package)
-    same = exported_job(package, world.canet).reference
     seqs = held_out(load_dataset(world.dataset), "test").inputs(slice(None), LENGTH)
-    chosen = set()
-    for point in range(len(POINTS)):
-        routes = [recommend(device, package, seq, point).route for seq in seqs]
-        assert routes == routes_at(same, seqs, point).tolist()
-        chosen.add(tuple(routes))
-    assert len(chosen) == len(POINTS)
+    require_points_of_pytorch(open_package(world.package), world.canet, seqs)
 
 
 def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path) -> None:

@@ -49,11 +49,13 @@ def spending_of(config: TrainConfig, items: int) -> Spending:
     Raises:
         CanetError: the file of costs is not there, or does not tell what every route costs.
     """
-    if config.costs == PAPER_COSTS:
-        routes = np.array([paper_mflops(items, config.length, route) for route in config.space])
-        router = router_paper_mflops(config.length, len(config.space))
-        return Spending("paper MFLOPs", routes, router, full_mflops(config, items))
-    return _measured(config, Path(config.costs))
+    return _paper(config, items) if config.costs == PAPER_COSTS else _measured(config, Path(config.costs))
+
+
+def _paper(config: TrainConfig, items: int) -> Spending:
+    routes = np.array([paper_mflops(items, config.length, route) for route in config.space])
+    router = router_paper_mflops(config.length, len(config.space))
+    return Spending("paper MFLOPs", routes, router, full_mflops(config, items))
 
 
 def _measured(config: TrainConfig, path: Path) -> Spending:
@@ -91,8 +93,7 @@ def average_mflops(config: TrainConfig, items: int, route_ids: NDArray[np.int64]
     """Average paper MFLOPs of users on these routes; the router's own cost is included unless SASRec."""
     if config.model == "sasrec":
         return sasrec_paper_mflops(items, config.length, config.hidden[0], config.depth[0])
-    costs = np.array([paper_mflops(items, config.length, route) for route in config.space])
-    return float(costs[route_ids].mean()) + router_paper_mflops(config.length, len(config.space))
+    return _paper(config, items).average(route_ids)
 
 
 def full_mflops(config: TrainConfig, items: int) -> float:
