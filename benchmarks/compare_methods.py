@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EVALUATED = 25_000  # test users at most, evenly spaced
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
-ROUTERS = ("canet-entropy", "canet-shared")
+ROUTERS = ("canet-entropy", "canet-own")
 NOT_IMPORT = ("source", "methods", "seeds")
 
 

@@ -24,8 +24,8 @@ from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.reference import overlap, ranks_in_lists, routed_lists
+from canet_mobile.train.automatic import seen_protocol
 from canet_mobile.train.run import find_run, load_canet, open_dataset
-from canet_mobile.train.trainer import seen_protocol
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
 

@@ -9,6 +9,7 @@ from training_toys import small
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import training_windows
 from canet_mobile.model.canet import Canet
+from canet_mobile.train.advice import divide_users
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.ladder import Ladder
@@ -36,4 +37,6 @@ def fit(config: TrainConfig, dataset: Dataset, *, last_item_only: bool = False) 
         for block in model.supernet.blocks if last_item_only else ():
             block.residual1.zero_()
             block.residual2.zero_()
-    return fit_router(model, config, dataset, training_windows(dataset, 6), spending_of(config, ITEMS))
+    choosing, others = divide_users(dataset)
+    windows = training_windows(dataset, 6)
+    return fit_router(model, config, choosing, others, windows, spending_of(config, ITEMS))

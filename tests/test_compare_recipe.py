@@ -31,7 +31,9 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     train = trainer.train
 
     def counted(config, *arguments, **options):
-        trained.append(f"{config.recipe} {config.router_label} {config.router_table} {config.seed}")
+        trained.append(
+            f"{config.recipe} {config.router_label} {config.router_table} {config.residual} {config.seed}"
+        )
         return train(config, *arguments, **options)
 
     monkeypatch.setattr(trainer, "train", counted)
@@ -39,10 +41,11 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
     assert not any(row["failures"] for row in document["methods"])
     assert [row["name"] for row in document["methods"]] == [
-        "canet", "canet-entropy", "canet-shared", "canet-rows"
+        "canet", "canet-entropy", "canet-own", "canet-untied", "canet-rows"
     ]  # fmt: skip
-    ours = [f"{recipe} gain own {seed}" for recipe in ("sandwich", "rows") for seed in (0, 1)]
-    assert sorted(trained) == sorted(ours), "one training per recipe and seed"
+    supernets = ("sandwich gain shared 0.1", "sandwich gain shared 0.0", "rows gain shared 0.1")
+    ours = [f"{supernet} {seed}" for supernet in supernets for seed in (0, 1)]
+    assert sorted(trained) == sorted(ours), "one training per supernet and seed"
     for seed in (0, 1):
         mine, other = (
             load_canet(find_run(next((tmp_path / "out" / "runs").glob(f"{name}.seed{seed}.*")) / "run"))
@@ -50,7 +53,7 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
         )
         for key, tensor in mine.supernet.state_dict().items():
             assert torch.equal(tensor, other.supernet.state_dict()[key])
-        assert not torch.equal(mine.router.item_table, other.router.item_table)
+        assert not torch.equal(mine.router.head_weight, other.router.head_weight)
 
 
 def test_without_canet_another_router_trains_its_own_supernet(data: Dataset, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from canet_mobile.evaluate import costs
-from canet_mobile.train.config import BASELINES, TrainConfig, presets, variants
+from canet_mobile.train.config import BASELINES, TrainConfig
+from canet_mobile.train.presets import presets, variants
 
 DOCS = Path(__file__).parent.parent / "docs"
 TRAINING = (DOCS / "training.md").read_text("utf-8")

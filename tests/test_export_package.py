@@ -29,10 +29,11 @@ from canet_mobile.replay.device import open_device, recommend
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.parity import parity
 from canet_mobile.replay.reference import ranks_in_lists
+from canet_mobile.train.automatic import seen_protocol
 from canet_mobile.train.checkpoint import identity, save_weights
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.run import Run, load_model, new_run, save_run
-from canet_mobile.train.trainer import seen_protocol, train
+from canet_mobile.train.trainer import train
 
 pytest.importorskip("executorch")
 LENGTH = 8

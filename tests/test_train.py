@@ -17,12 +17,12 @@ from conftest import make_dataset
 from training_toys import SMALL, assert_same, small
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.data.split import training_windows
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import sha256_file
 from canet_mobile.train import trainer
-from canet_mobile.train.config import RECIPES, TrainConfig, build_config, presets
+from canet_mobile.train.config import RECIPES, TrainConfig
+from canet_mobile.train.presets import build_config, presets
 from canet_mobile.train.reporter import Silent
 from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, learning_rate, resume, train
@@ -261,18 +261,6 @@ def test_runaway_training_is_stopped(
     monkeypatch.setattr(trainer.Objective, "forward", broken)
     with pytest.raises(CanetError, match=r"not finite at step 0[\s\S]*lr="):
         train(small(), dataset, tmp_path / "run")
-
-
-def test_auto_excludes_seen_items_only_where_people_do_not_come_back(
-    dataset: Dataset, tmp_path: Path
-) -> None:
-    assert trainer.seen_protocol(small(), dataset) == "keep"
-    log = tmp_path / "once.csv"
-    rows = [f"u{u},i{(u + t) % 30},{t}" for u in range(40) for t in range(8)]
-    log.write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
-    once = import_log(log, tmp_path / "once", ImportOptions(min_item_count=1))
-    assert trainer.seen_protocol(small(), once) == "exclude"
-    assert trainer.seen_protocol(small(seen="keep"), once) == "keep"
 
 
 def test_every_item_but_the_first_is_a_training_target_once(dataset: Dataset) -> None:

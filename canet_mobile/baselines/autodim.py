@@ -44,7 +44,12 @@ class AutoDim(nn.Module):
 
     def __init__(self, config: TrainConfig, items: int, users: int) -> None:
         super().__init__()
-        self.items, self.length, self.dropout, self.tied = items, config.length, config.dropout, config.tied
+        self.items, self.length, self.dropout, self.tied = (
+            items,
+            config.length,
+            config.dropout,
+            config.is_tied,
+        )
         self.sizes, self.width, self.depth = config.embedding, config.hidden[-1], config.depth[-1]
         self.item_table = nn.Parameter(torch.randn(items + 1, self.sizes[-1]) * INITIAL_STD)
         self.projections = nn.ParameterList(torch.eye(self.width, size) for size in self.sizes)

@@ -31,7 +31,7 @@ class GRU4Rec(nn.Module):
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width = config.embedding[-1]
         hidden = WIDENING * self.width
-        self.catalogue = Catalogue(items, self.width, tied=config.tied)
+        self.catalogue = Catalogue(items, self.width, tied=config.is_tied)
         sizes = [self.width, *[hidden] * LAYERS]
         self.layers = nn.ModuleList(
             nn.GRU(inside, outside, bias=False, batch_first=True) for inside, outside in pairwise(sizes)

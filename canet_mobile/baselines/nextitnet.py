@@ -67,7 +67,7 @@ class NextItNet(nn.Module):
         super().__init__()
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width, self.blocks = config.hidden[-1], config.depth[-1]
-        self.catalogue = Catalogue(items, self.width, tied=config.tied)
+        self.catalogue = Catalogue(items, self.width, tied=config.is_tied)
         self.residuals = nn.ModuleList(Residual(self.width, r) for r in DILATIONS * self.blocks)
 
     @property

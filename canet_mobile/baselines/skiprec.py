@@ -32,7 +32,7 @@ class SkipRec(nn.Module):
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width, self.depth = config.hidden[-1], config.depth[-1]
         self.tau, self.weight = config.tau, config.lambda_skip
-        self.catalogue = Catalogue(items, self.width, tied=config.tied)
+        self.catalogue = Catalogue(items, self.width, tied=config.is_tied)
         self.positions = nn.Parameter(torch.randn(config.length, self.width) * INITIAL_STD)
         self.blocks = nn.ModuleList(
             Block(self.width, config.residual, identity=config.residual != 0) for _ in range(self.depth)

@@ -61,7 +61,7 @@ def compare(
       canet-mobile compare --preset quick --seeds 1 --jobs 2      the embedded data set, one seed
       canet-mobile compare --data shop
       canet-mobile compare --data shop --models table --budget 0.2
-      canet-mobile compare --data shop --models canet,sasrec-full,sasrec-64x2 --set tied=true
+      canet-mobile compare --data shop --models canet,sasrec-full,sasrec-64x2 --set length=20
       canet-mobile compare --data shop --preset paper             for a GPU
     """
     from canet_mobile.compare.comparison import Plan, failed

@@ -112,8 +112,8 @@ def export(
     from canet_export.package import ExportOptions, export_package, prepare, zip_package
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing
+    from canet_mobile.train.automatic import seen_protocol
     from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
-    from canet_mobile.train.trainer import seen_protocol
 
     targets = find_targets(target)
     _check_options(target, route, split, minimum_os)

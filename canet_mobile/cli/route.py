@@ -47,7 +47,7 @@ def route(
     """
     from canet_mobile.cli.progress import TrainReporter
     from canet_mobile.cli.train import free_name, summary
-    from canet_mobile.train.config import parse_settings
+    from canet_mobile.train.presets import parse_settings
     from canet_mobile.train.reroute import reroute
     from canet_mobile.train.run import find_run, open_dataset
 

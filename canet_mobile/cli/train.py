@@ -69,7 +69,7 @@ def train(
     """
     from canet_mobile.cli.progress import TrainReporter
     from canet_mobile.train import trainer
-    from canet_mobile.train.config import build_config
+    from canet_mobile.train.presets import build_config
     from canet_mobile.train.run import RUNS, find_run, open_dataset
 
     if resumed is not None:
@@ -123,7 +123,7 @@ def free_name(parent: Path, stem: str) -> Path:
 
 def summary(run: Any) -> str:
     """What a finished run came to, for people."""
-    from canet_mobile.train.validate import advice
+    from canet_mobile.train.advice import sentence
 
     progress, routing = run.manifest["progress"], run.manifest["routing"]
     lines = [f"run            {run.directory}"]
@@ -144,7 +144,7 @@ def summary(run: Any) -> str:
             what = f"NDCG@10 {point['ndcg10']:.4f} at {point['mflops']:.1f} MFLOPs"
             lines.append(f"  {point['name']:<12} {what}: {spread}")
         if routing.get("advice"):
-            lines.append(f"advice         {advice(routing)}")
+            lines.append(f"advice         {sentence(routing['advice'])}")
     lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
     lines.append(f"next           canet-mobile evaluate {run.directory}")
     return "\n".join(lines)

@@ -25,6 +25,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import MANIFEST, read_json, refuse_existing, write_json
 from canet_mobile.machine import describe_machine
+from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
 
 KIND = "comparison"
@@ -132,7 +133,8 @@ def _jobs(
         for method in methods:
             config, reason = replace(base, seed=seed), None
             try:
-                config = with_threads(method_config(method, base, seed), plan.processes, cores)
+                config = settled(method_config(method, base, seed), dataset)
+                config = with_threads(config, plan.processes, cores)
             except UsageError as error:
                 reason = str(error)
             job = Job(method.name, config, data, dataset.content_hash, limit, runs)

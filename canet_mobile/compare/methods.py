@@ -15,10 +15,11 @@ from typing import Any
 
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
-from canet_mobile.train.config import TrainConfig, apply, build_config, variants
+from canet_mobile.train.config import TrainConfig, apply
+from canet_mobile.train.presets import build_config, variants
 
 SAME = "sasrec-same"  # its size is known only when CANet's runs are done
-PAPER = {"model": "canet", "recipe": "paper", "router_table": "own"}
+PAPER = {"model": "canet", "recipe": "paper", "router_table": "own", "tied": "false", "residual": 0.0}
 GROUPS = {
     "table": "the methods of the paper's Table III, and the default recipe",
     "losses": "CANet without its uniform loss, its guide loss, and both (Fig. 4)",
@@ -126,7 +127,7 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
             "fpmc",
             "FPMC",
             "table",
-            {"model": "fpmc", "tied": False},
+            {"model": "fpmc", "tied": "false"},
             "factorised first-order Markov chain (BPR)",
         ),
         Method("gru4rec", "GRU4Rec", "table", {"model": "gru4rec"}, "two GRU layers"),
@@ -251,11 +252,18 @@ def _recipe() -> list[Method]:
             "the router learns how unsure the small route is",
         ),
         Method(
-            "canet-shared",
-            "CANet, shared router table",
+            "canet-own",
+            "CANet, own router table",
             "recipe",
-            {"model": "canet", "router_table": "shared"},
-            "the router reads the supernet's item table",
+            {"model": "canet", "router_table": "own"},
+            "the router has its own item table, as in the paper",
+        ),
+        Method(
+            "canet-untied",
+            "CANet, untied",
+            "recipe",
+            {"model": "canet", "tied": "false", "residual": 0.0},
+            "a classifier of its own, and blocks that begin with no influence",
         ),
         Method(
             "canet-rows",

@@ -36,7 +36,7 @@ from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.reroute import ROUTER_KEYS, reroute
 from canet_mobile.train.run import Run, find_run, load_model
 
-CODE_VERSION = 2  # raise when training or evaluation compute something else: older results no longer count
+CODE_VERSION = 3  # raise when training or evaluation compute something else: older results no longer count
 # What a run is made with, not what it is: small differences in rounding, which the record's machine tells.
 _NOT_IN_KEY = ("threads", "accelerator", "compile")
 RUN, RECORD, USERS, FAILED = "run", "record.json", "users.npz", "failed.txt"
@@ -183,8 +183,6 @@ def _same_supernet(job: Job) -> Run | None:
     for manifest in sorted(job.parent.glob(f"*/{RUN}/{MANIFEST}")):
         run = find_run(manifest.parent)
         found = {key: value for key, value in run.manifest["config"].items() if key not in own}
-        if job.config.seen == "auto":
-            wanted["seen"] = found["seen"]  # what auto came to on this data set
         same_data = run.dataset_hash == job.content_hash
         trained = "supernet_of" not in (run.manifest["routing"] or {})
         if run.manifest["status"] == "finished" and found == wanted and same_data and trained:

@@ -109,14 +109,18 @@ def _rank_states(model: Supernet | Recommender, states: Tensor, queries: HeldOut
     return ranks
 
 
-def _batches(
-    model: Supernet | Recommender, queries: HeldOut, rows: Ints | None = None
+def query_batches(
+    model: Supernet | Recommender, queries: HeldOut, rows: Ints | None = None, size: int | None = None
 ) -> Iterator[tuple[Ints, Tensor]]:
-    """Rows (None for all) of similar history length with their inputs [B, T], leading pads cut."""
+    """Rows (None for all) of similar history length, ``size`` at most, with their inputs.
+
+    Yields:
+        Rows [B] int64 of ``queries``, and histories [B, T] on the model's device, leading pads cut.
+    """
     length = model.config.length if isinstance(model, Supernet) else model.length
     rows = np.arange(len(queries)) if rows is None else rows
     sizes = np.minimum(queries.ends[rows] - queries.starts[rows], length)
-    for picked in length_buckets(sizes, BODY_ROWS):
+    for picked in length_buckets(sizes, size or BODY_ROWS):
         batch = rows[picked]
         inputs = torch.from_numpy(queries.inputs(batch, max(1, int(sizes[picked].max()))))
         yield batch, inputs.to(model.classifier_bias.device)
@@ -127,7 +131,7 @@ def route_users(canet: Canet, queries: HeldOut, point: int = BALANCED) -> Ints:
     """The route id of every query at an operating point: argmax, the lowest id on ties. [n] int64."""
     ids = np.zeros(len(queries), np.int64)
     if canet.router is not None:
-        for rows, inputs in _batches(canet.supernet, queries):
+        for rows, inputs in query_batches(canet.supernet, queries):
             ids[rows] = canet.route(inputs, point).cpu().numpy()
     return ids
 
@@ -151,7 +155,7 @@ def rank_targets(
     ranks = TargetRanks.empty(len(queries))
     for route_id in np.unique(chosen):
         route = supernet.config.space.routes[route_id]
-        for rows, inputs in _batches(supernet, queries, np.flatnonzero(chosen == route_id)):
+        for rows, inputs in query_batches(supernet, queries, np.flatnonzero(chosen == route_id)):
             states = supernet.last_states(inputs, route)
             found = _rank_states(supernet, states, queries, rows)
             ranks.keep[rows], ranks.exclude[rows] = found.keep, found.exclude
@@ -172,7 +176,7 @@ def rank_all_routes(supernet: Supernet, queries: HeldOut, progress: Progress | N
     space = supernet.config.space
     ranks = TargetRanks.empty(len(space), len(queries))
     widths = [(e, h) for e in space.embedding for h in space.hidden]
-    for rows, inputs in _batches(supernet, queries):
+    for rows, inputs in query_batches(supernet, queries):
         for number, (embedding, hidden) in enumerate(widths):
             depths = supernet.sliced_depths(inputs, embedding, hidden, space.depth)
             for route_id, states in enumerate(depths, start=number * len(space.depth)):
@@ -195,7 +199,7 @@ def rank_model(model: Model, queries: HeldOut, progress: Progress | None = None)
     if isinstance(model, Canet):
         return rank_targets(model.supernet, queries, route_users(model, queries), progress)
     ranks = TargetRanks.empty(len(queries))
-    for rows, inputs in _batches(model, queries):
+    for rows, inputs in query_batches(model, queries):
         users = torch.from_numpy(queries.users[rows]).to(inputs.device)
         found = _rank_states(model, model.last_states(inputs, users), queries, rows)
         ranks.keep[rows], ranks.exclude[rows] = found.keep, found.exclude
@@ -208,6 +212,6 @@ def rank_model(model: Model, queries: HeldOut, progress: Progress | None = None)
 def request_mflops(model: Recommender, queries: HeldOut) -> NDArray[np.float64]:
     """Paper MFLOPs of every query, [n]."""
     costs = np.empty(len(queries))
-    for rows, inputs in _batches(model, queries):
+    for rows, inputs in query_batches(model, queries):
         costs[rows] = model.mflops(inputs)
     return costs

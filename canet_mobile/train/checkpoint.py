@@ -54,7 +54,7 @@ def build_model(config: TrainConfig, items: int) -> Canet:
         space,
         config.dropout,
         in_projection=config.model == "canet",
-        tied=config.tied,
+        tied=config.is_tied,
         residual=config.residual,
     )
     supernet = Supernet(sizes)

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from canet_mobile.errors import UsageError, nearest, unknown_name
+from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.space import RoutingSpace
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RECIPES = ("sandwich", "rows", "paper")
 PAPER_COSTS = "paper"
@@ -39,13 +30,14 @@ class TrainConfig:
         batch: rows per step and process.
         epochs: at most; the learning rate's cosine ends here.
         lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
-        tied: score with the item table itself; stronger on sparse data, where a second table overfits.
+        tied: ``true`` scores with the item table itself, ``false`` with a classifier of its own; ``auto``
+            lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
         residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any
             other value also starts attention as a mean of the history.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
-            ``auto``, which excludes them when people in this data set do not come back to items.
+            ``auto``, which lets the data set decide (:func:`canet_mobile.train.automatic.seen_protocol`).
         validation_users: users read for model choice, evenly spaced; 0 takes all.
         router_table: ``own`` has its own item table, ``shared`` reads 32 channels of the supernet's.
         router_label: what the router learns to predict (sandwich and rows): ``gain``, how much better the
@@ -80,14 +72,14 @@ class TrainConfig:
     lr: float = 3e-3
     warmup_steps: int = 100
     final_lr: float = 0.02
-    tied: bool = False
-    residual: float = 0.0
+    tied: str = "auto"
+    residual: float = 0.1
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
     seen: str = "auto"
     validation_users: int = 2000
-    router_table: str = "own"
+    router_table: str = "shared"
     router_label: str = "gain"
     budget: float = 0.3
     costs: str = PAPER_COSTS
@@ -135,7 +127,7 @@ class TrainConfig:
                 f"AutoDim needs at least two embedding sizes to choose from, not {list(self.embedding)}",
                 fix="--set embedding=64,96,128",
             )
-        if self.model == "fpmc" and self.tied:
+        if self.model == "fpmc" and self.tied == "true":
             raise UsageError("FPMC has no classifier to tie", fix="--set tied=false")
 
     @property
@@ -143,18 +135,25 @@ class TrainConfig:
         """The routing space of the three lists."""
         return RoutingSpace(self.embedding, self.hidden, self.depth)
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether items are scored with their own table; ``auto`` must have been settled."""
+        return self.tied == "true"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values in field order."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 BASELINES = ("fpmc", "gru4rec", "nextitnet", "skiprec", "autodim")
+MODELS = ("canet", "sasrec", *BASELINES)
 _CHOICES = {
-    "model": ("canet", "sasrec", *BASELINES),
+    "model": MODELS,
     "recipe": RECIPES,
     "router_table": ("own", "shared"),
     "router_label": ("gain", "entropy"),
     "seen": ("auto", "keep", "exclude"),
+    "tied": ("auto", "true", "false"),
     "accelerator": ("auto", "cpu", "cuda"),
     "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
 }
@@ -183,24 +182,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "threads": (0, 4096),
 }
-_FIELDS = {field.name: field for field in fields(TrainConfig)}
-
-
-@cache
-def presets() -> dict[str, dict[str, Any]]:
-    """Name -> changed keys, from the file that ships beside this module."""
-    return tomllib.loads((resources.files("canet_mobile.train") / "presets.toml").read_text("utf-8"))
-
-
-@cache
-def variants() -> dict[str, dict[str, Any]]:
-    """Name -> pinned keys of the paper's variants, from the file that ships beside this module."""
-    return tomllib.loads((resources.files("canet_mobile.train") / "variants.toml").read_text("utf-8"))
+KEYS = {field.name: field for field in fields(TrainConfig)}
 
 
 def _typed(key: str, value: Any, where: object | None) -> Any:
     """Bring one value to its field's type, or say what was expected."""
-    default = _FIELDS[key].default
+    default = KEYS[key].default
 
     def wrong(expected: str) -> UsageError:
         return UsageError(
@@ -218,7 +205,7 @@ def _typed(key: str, value: Any, where: object | None) -> Any:
         except (TypeError, ValueError):
             raise wrong("a list of whole numbers") from None
     if isinstance(default, str):
-        return str(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
     try:
         number = float(value)
         if not math.isfinite(number):
@@ -240,68 +227,7 @@ def apply(config: TrainConfig, changes: Mapping[str, Any], *, where: object | No
     """
     typed: dict[str, Any] = {}
     for key, value in changes.items():
-        if key not in _FIELDS:
-            raise unknown_name("configuration key", key, _FIELDS, where=where)
+        if key not in KEYS:
+            raise unknown_name("configuration key", key, KEYS, where=where)
         typed[key] = _typed(key, value, where)
     return replace(config, **typed)
-
-
-def build_config(
-    *,
-    preset: str = "default",
-    model: str = "canet",
-    file: Path | None = None,
-    settings: tuple[str, ...] = (),
-    width: int | None = None,
-    depth: int | None = None,
-) -> TrainConfig:
-    """Defaults, then the preset, the model, the TOML file, and each ``key=value``; a later one wins.
-
-    Args:
-        preset: a name in presets.toml.
-        model: a value of ``TrainConfig.model``, or a name in variants.toml.
-        file: TOML with keys of :class:`TrainConfig`.
-        settings: ``key=value`` strings.
-        width, depth: size of a SASRec (default 128 × 8); refused for any other model.
-    """
-    if preset not in presets():
-        raise unknown_name("preset", preset, presets())
-    if model not in (*_CHOICES["model"], *variants()):
-        raise unknown_name("model", model, (*_CHOICES["model"], *variants()))
-    changes: dict[str, Any] = variants().get(model, {"model": model})
-    if model == "sasrec":
-        changes |= {"embedding": [width or 128], "hidden": [width or 128], "depth": [depth or 8]}
-    elif width is not None or depth is not None:
-        raise UsageError(
-            "--width and --depth size a SASRec",
-            fix="add --model sasrec, or --set hidden=64,96 --set depth=2,4",
-        )
-    config = apply(TrainConfig(), presets()[preset] | changes)
-    if file is not None:
-        config = apply(config, _read_toml(file), where=file)
-    return apply(config, parse_settings(settings), where="--set")
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError("no such file", where=file) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"not valid TOML ({error})", where=file) from error
-
-
-def parse_settings(settings: tuple[str, ...]) -> dict[str, str]:
-    """``key=value`` strings as a dictionary.
-
-    Raises:
-        UsageError: one has no equals sign.
-    """
-    pairs = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            guess = nearest(key, _FIELDS) or "lr"
-            raise UsageError(f"{setting!r} is not key=value", where="--set", fix=f"--set {guess}=VALUE")
-        pairs[key.strip()] = value.strip()
-    return pairs

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canet_mobile.data.split import HeldOut, length_buckets
-from canet_mobile.evaluate.scoring import distinct_seen
+from canet_mobile.data.split import HeldOut
+from canet_mobile.evaluate.scoring import distinct_seen, query_batches
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet
 from canet_mobile.train.losses import CHUNK_SCORES
@@ -62,7 +61,8 @@ def expected_ndcg(
             scores = net.scores(state[part]).float()
             if seen is not None:
                 scores = scores.scatter(1, seen[part], PAD_CLASS_BIAS)
-            lists.append(scores.topk(min(TOP, net.config.items), -1).indices)
+            best = scores.topk(min(TOP, net.config.items), -1)
+            lists.append(best.indices.masked_fill(best.values <= PAD_CLASS_BIAS, 0))  # seen: nothing shown
             log_p = scores.log_softmax(-1)
             p = log_p.exp()
             entropy[number, part] = -(p * log_p.clamp_min_(LEAST_LOG)).sum(-1)  # 0 × -inf is no number
@@ -107,8 +107,7 @@ def judge(net: Supernet, queries: HeldOut, seen: str) -> Judged:
     space, device = net.config.space, net.classifier_bias.device
     routes = candidates(space)
     found = np.zeros((3, len(routes), len(queries)))
-    for rows in query_rows(queries, net.config.length, JUDGED_ROWS):
-        inputs = query_inputs(queries, rows, net)
+    for rows, inputs in query_batches(net, queries, size=JUDGED_ROWS):
         states: dict[int, Tensor] = {}
         for embedding, hidden in dict.fromkeys(
             (space.routes[n].embedding, space.routes[n].hidden) for n in routes
@@ -126,17 +125,6 @@ def judge(net: Supernet, queries: HeldOut, seen: str) -> Judged:
         parts = expected_ndcg(net, [states[n] for n in routes], hidden_items, targets)
         found[:, :, rows] = torch.stack(parts).cpu().numpy()
     return Judged(tuple(routes), *found)
-
-
-def query_rows(queries: HeldOut, length: int, batch: int) -> Any:
-    """Rows of similar history length, ``batch`` at a time."""
-    return length_buckets(np.minimum(queries.ends - queries.starts, length), batch)
-
-
-def query_inputs(queries: HeldOut, rows: Ints, net: Supernet) -> Tensor:
-    """Their histories [B, T], leading pads cut, on the model's device."""
-    width = int(np.minimum(queries.ends[rows] - queries.starts[rows], net.config.length).max())
-    return torch.from_numpy(queries.inputs(rows, width)).to(net.classifier_bias.device)
 
 
 def _seen_items(queries: HeldOut, rows: Ints, device: torch.device) -> Tensor:

@@ -14,27 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets
-from canet_mobile.evaluate.routing import paired
+from canet_mobile.data.split import HeldOut, Windows, length_buckets
+from canet_mobile.evaluate.scoring import query_batches
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
-from canet_mobile.model.space import Route, RoutingSpace
+from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.gains import (
-    Judged,
-    Values,
-    expected_ndcg,
-    judge,
-    query_inputs,
-    query_rows,
-    seen_before,
-)
-from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, escalated, order_of
+from canet_mobile.train.gains import Values, expected_ndcg, judge, seen_before
+from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
 from canet_mobile.train.spending import Spending
 
-CHOOSING_USERS, LABELLED_USERS, LABELLED_POSITIONS = 10_000, 40_000, 400_000
+LABELLED_POSITIONS = 400_000
 FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4, 64, 3e-3, 20
 ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
@@ -46,7 +37,12 @@ RULES = {
 
 
 def fit_router(
-    canet: Canet, config: TrainConfig, dataset: Dataset, windows: Windows, spending: Spending
+    canet: Canet,
+    config: TrainConfig,
+    choosing: HeldOut,
+    others: HeldOut,
+    windows: Windows,
+    spending: Spending,
 ) -> tuple[Canet, dict[str, Any], Ladder]:
     """Choose the ladder on validation, then distil a router that tells who gains from its larger route.
 
@@ -57,7 +53,8 @@ def fit_router(
     Args:
         canet: trained supernet and an untrained router.
         config: seed, seen, budget, escalate, router_label.
-        dataset: its validation histories; the targets of 10,000 of them at most choose the ladder.
+        choosing: validation histories whose targets choose the ladder.
+        others: validation histories that supply labels; their targets are not used.
         windows: training windows, which supply histories for labels (their targets are not used).
         spending: what routes cost.
 
@@ -67,7 +64,6 @@ def fit_router(
     net, blank = canet.supernet, canet.router
     assert blank is not None
     net.eval()
-    choosing, others = divide_users(dataset)
     judged = judge(net, choosing, config.seen)
     limits = (spending.routes, spending.allowed(config.budget))
     ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
@@ -76,6 +72,9 @@ def fit_router(
     truth = order_of(judged, config.router_label, *map(judged.routes.index, (ladder.small, ladder.large)))
     scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
+    spent = ladder.cost + spending.router
+    fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
+    best = max(fixed, key=lambda n: float(judged.actual[n].mean()))
     summary = {
         "rule": RULES[config.router_label],
         "small": small.entry,
@@ -83,43 +82,14 @@ def fit_router(
         "escalated_share": ladder.share,
         "budget_met": ladder.budget_met,
         "correlation_with_label": _correlation(scores, truth),
-        "advice": _advice(config.space, judged, ladder, scores, spending),
+        "best_fixed": config.space.routes[judged.routes[best]].entry,
     }
     return Canet(net, fitted).eval(), summary, ladder
-
-
-def _advice(
-    space: RoutingSpace, judged: Judged, ladder: Ladder, scores: Values, spending: Spending
-) -> dict[str, Any]:
-    """What validation says of routing: against chance, and against the best single route of no more cost."""
-    small, large = judged.routes.index(ladder.small), judged.routes.index(ladder.large)
-    up = escalated(scores, ladder.share)
-    routed = np.where(up, judged.actual[large], judged.actual[small])
-    blind = up.mean() * judged.actual[large] + (1 - up.mean()) * judged.actual[small]
-    spent = ladder.cost + spending.router
-    fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
-    best = max(fixed, key=lambda n: float(judged.actual[n].mean()))
-    return {
-        "fixed": space.routes[judged.routes[best]].entry,
-        "against_random": paired(routed, blind),
-        "against_fixed": paired(routed, judged.actual[best]),
-    }
 
 
 def _correlation(scores: Values, truth: Values) -> float:
     """Pearson's r over users; 0 where either is the same for everybody, which leaves nothing to predict."""
     return float(np.corrcoef(scores, truth)[0, 1]) if np.ptp(scores) > 0 and np.ptp(truth) > 0 else 0.0
-
-
-def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:
-    """Validation histories of users whose targets choose the ladder, and of others who supply labels."""
-    n = dataset.num_histories
-    choosing = held_out(dataset, "validation", limit=min(CHOOSING_USERS, n))
-    everybody = held_out(dataset, "validation")
-    others = np.setdiff1d(everybody.users, choosing.users)
-    others = others[:: max(1, len(others) // LABELLED_USERS)]
-    labelled = HeldOut(everybody.items, others, everybody.starts[others], everybody.ends[others])
-    return choosing, labelled
 
 
 def _distil(
@@ -152,13 +122,11 @@ def _distil(
         positions.append((seq, seq > 0, _labels(net, seq, seq > 0, config, small, large)))
     _fit(router, table, positions, FIT_LR, config.seed)
     ends = []
-    for rows in query_rows(others, net.config.length, FIT_BATCH) if len(others) else ():
-        seq = query_inputs(others, rows, net)
+    for _, seq in query_batches(net, others, size=FIT_BATCH):
         last = torch.zeros_like(seq, dtype=torch.bool)
         last[:, -1] = True
         ends.append((seq, last, _labels(net, seq, last, config, small, large)))
-    if ends:
-        _fit(router, table, ends, ENDS_LR, config.seed + 1)
+    _fit(router, table, ends, ENDS_LR, config.seed + 1)
     return router.eval()
 
 
@@ -205,8 +173,8 @@ def _labels(
 def router_logits(router: Router, net: Supernet, queries: HeldOut) -> Tensor:
     """Logits of every query, [n, routes] float32 on the CPU, before any operating point."""
     out = torch.empty(len(queries), router.config.routes)
-    for rows in query_rows(queries, net.config.length, 256):
-        out[rows] = router(query_inputs(queries, rows, net), net.item_table).float().cpu()
+    for rows, inputs in query_batches(net, queries):
+        out[rows] = router(inputs, net.item_table).float().cpu()
     return out
 
 

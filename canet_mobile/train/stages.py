@@ -16,12 +16,13 @@ from canet_mobile.data.split import HeldOut, Windows
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
+from canet_mobile.train.advice import advise, divide_users
 from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.operating import set_points
 from canet_mobile.train.process import Interrupted, agreed
 from canet_mobile.train.reporter import Reporter
-from canet_mobile.train.routing import divide_users, fit_router
+from canet_mobile.train.routing import fit_router
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
@@ -118,15 +119,16 @@ def settle_routing(
         return model, None
     routing: dict[str, Any] = {"rule": "joint Gumbel-softmax (paper Eq. 5-9)"}
     spending = spending_of(config, model.supernet.config.items)
+    choosing, others = divide_users(dataset)
     balanced: float | None = None
     distil = config.recipe != "paper" if distil is None else distil
     if distil:
         reporter.note(f"fitting the router to the {config.router_label} of every position")
-        model, routing, ladder = fit_router(model, config, dataset, windows, spending)
+        model, routing, ladder = fit_router(model, config, choosing, others, windows, spending)
         balanced = ladder.cost
-    model, routing["operating_points"] = set_points(
-        model, config, divide_users(dataset)[0], spending, balanced
-    )
+    model, routing["operating_points"] = set_points(model, config, choosing, spending, balanced)
+    if distil:
+        routing["advice"] = advise(model, config, others, routing.pop("best_fixed"))
     final = validate_routed(model, config, queries, fitted=True)
     routing["validation"] = final.to_json()
     for warning in budget_warning(routing, config) if distil else warnings_of(final, config, None):

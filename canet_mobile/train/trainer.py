@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets, 
 from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
 from canet_mobile.model.recommender import parts_of
+from canet_mobile.train.automatic import settled
 from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
@@ -29,7 +30,6 @@ from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
-RARE_REPEATS = 0.01  # below this share of returning users, an app would not show an item twice
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train(
     """
     fabric = launch(config)
     refuse_small(dataset, config)
-    config = replace(config, seen=seen_protocol(config, dataset))
+    config = settled(config, dataset)
     if config.model == "canet":
         spending_of(config, dataset.num_items)  # a bad table of costs is refused now, not after an epoch
     if fabric.is_global_zero:
@@ -110,16 +110,6 @@ def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
             where=dataset.directory,
             fix=f"--set guide_k={max(1, dataset.num_items // 10)}",
         )
-
-
-def seen_protocol(config: TrainConfig, dataset: Dataset) -> str:
-    """The protocol validation is judged by; ``auto`` asks how often a validation target was seen before."""
-    if config.seen != "auto":
-        return config.seen
-    queries = held_out(dataset, "validation")
-    rows, items = queries.seen(np.arange(len(queries)))
-    came_back = np.unique(rows[items == queries.targets[rows]])
-    return "keep" if len(came_back) > RARE_REPEATS * len(queries) else "exclude"
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

@@ -137,20 +137,3 @@ def warnings_of(found: Validation, config: TrainConfig, easy: float | None) -> l
             f"everybody one way; {direction} --set guide_k={config.guide_k}"
         )
     return notes
-
-
-def advice(routing: dict[str, Any]) -> str:
-    """What to ship, by what validation said of the router that was fitted."""
-    found = routing["advice"]
-    random, fixed = found["against_random"], found["against_fixed"]
-    figures = (
-        f"on validation {_signed(random)} NDCG@10 against random routing with the same histogram, "
-        f"{_signed(fixed)} against {found['fixed']} for everybody, the best single route of no more cost"
-    )
-    if fixed["value"] > 0:
-        return f"ship the router: {figures}"
-    return f"routing does not pay here, ship {found['fixed']} for everybody (export --route): {figures}"
-
-
-def _signed(gap: dict[str, float]) -> str:
-    return f"{gap['value']:+.4f} ± {gap['se']:.4f}"

@@ -1,0 +1,102 @@
+"""Whether to ship the router: who is asked, what is compared, and what is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from evaluation_toys import SPACE
+from routing_toys import ITEMS, fit, many_users, routed_config
+from training_toys import small
+
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.evaluate.scoring import route_users
+from canet_mobile.train import advice, spending
+from canet_mobile.train.advice import advise, divide_users, sentence
+from canet_mobile.train.gains import judge
+from canet_mobile.train.operating import set_points
+from canet_mobile.train.spending import spending_of
+from canet_mobile.train.trainer import train
+
+
+@pytest.mark.parametrize(
+    ("users", "most", "expected"), [(300, 10_000, (150, 150)), (301, 100, (100, 201)), (1, 10, (1, 1))]
+)
+def test_users_who_choose_do_not_advise(
+    users: int, most: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advice, "CHOOSING_USERS", most)
+    dataset = many_users(users)
+    choosing, others = divide_users(dataset)
+    assert (len(choosing), len(others)) == expected
+    assert users == 1 or not set(choosing.users) & set(others.users)
+    assert (others.ends == dataset.offsets[others.users + 1] - 2).all(), "the test item stays out"
+
+
+def test_many_other_users_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "CHOOSING_USERS", 10)
+    monkeypatch.setattr(advice, "OTHER_USERS", 50)
+    _, others = divide_users(many_users(200))
+    assert len(others) <= 50 and others.users.max() > 190
+
+
+@pytest.mark.parametrize("advising", [10_000, 70])
+@pytest.mark.parametrize("seen", ["keep", "exclude"])
+def test_the_router_is_compared_with_chance_and_with_one_route(
+    advising: int, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "router_paper_mflops", lambda length, routes: 0.0)
+    monkeypatch.setattr(advice, "ADVISING_USERS", advising)
+    config, dataset = routed_config(seen=seen), many_users(400)
+    model, summary, ladder = fit(config, dataset)
+    choosing, others = divide_users(dataset)
+    costs = spending_of(config, ITEMS)
+    model, _ = set_points(model, config, choosing, costs, ladder.cost)
+    found = advise(model, config, others, summary["best_fixed"])
+
+    chose = judge(model.supernet, choosing, seen)
+    affordable = {
+        r: v.mean() for r, v in zip(chose.routes, chose.actual, strict=True) if costs.routes[r] <= ladder.cost
+    }
+    fixed = max(affordable, key=lambda r: affordable[r])
+    assert found["fixed"] == SPACE.routes[fixed].entry
+
+    every = 1 if advising > 200 else 3
+    judged = judge(model.supernet, others, seen)
+    per_route = {r: v[::every] for r, v in zip(judged.routes, judged.actual, strict=True)}
+    taken = route_users(model, others)[::every]
+    up = taken == ladder.large
+    assert found["users"] == len(taken) and 0 < up.mean() < 1
+    routed = np.where(up, per_route[ladder.large], per_route[ladder.small])
+    blind = up.mean() * per_route[ladder.large] + (1 - up.mean()) * per_route[ladder.small]
+    for name, reference in (("against_random", blind), ("against_fixed", per_route[fixed])):
+        gap = routed - reference
+        assert found[name]["value"] == pytest.approx(gap.mean(), abs=1e-9)
+        assert found[name]["se"] == pytest.approx(gap.std(ddof=1) / np.sqrt(len(gap)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("random", "fixed", "pays"),
+    [(0.003, 0.003, True), (0.0019, 0.003, False), (0.003, 0.0019, False), (-0.003, -0.003, False)],
+)
+def test_only_two_standard_errors_against_both_ship_the_router(
+    random: float, fixed: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = iter([{"value": random, "se": 0.001}, {"value": fixed, "se": 0.001}])
+    monkeypatch.setattr(advice, "paired", lambda left, right: next(gaps))
+    model, summary, _ = fit(routed_config(), many_users(100))
+    found = advise(model, routed_config(), divide_users(many_users(100))[1], summary["best_fixed"])
+    assert found["pays"] is pays
+    text = sentence(found)
+    assert text.startswith("ship the router:") is pays
+    entry = summary["best_fixed"]
+    assert (f"ship {entry} for everybody (export --route {entry})" in text) is not pays
+    assert f"{fixed:+.4f} ± 0.0010 against {entry}" in text and "50 validation users" in text
+
+
+def test_a_run_tells_its_advice(dataset: Dataset, tmp_path) -> None:
+    run = train(small(epochs=1, budget=1.0), dataset, tmp_path / "run")
+    routing = run.manifest["routing"]
+    assert set(routing["advice"]) == {"fixed", "users", "against_random", "against_fixed", "pays"}
+    assert "best_fixed" not in routing and routing["advice"]["users"] == len(divide_users(dataset)[1])
+    paper = train(small(epochs=1, recipe="paper"), dataset, tmp_path / "paper")
+    assert "advice" not in paper.manifest["routing"]
