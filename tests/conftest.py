@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compare_toys import compare_all
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.importer import ImportOptions, import_log
@@ -87,3 +88,13 @@ def make_dataset(directory: Path, *, users: int = 60, items: int = 40, seed: int
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     return make_dataset(tmp_path / "small")
+
+
+@pytest.fixture(scope="session")
+def compared_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("data") / "small", users=80)
+
+
+@pytest.fixture(scope="session")
+def compared(compared_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compare_all(compared_data, tmp_path_factory.mktemp("compare") / "out")

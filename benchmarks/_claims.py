@@ -1,0 +1,109 @@
+"""What the default recipe is held to, one line per data set: accuracy at its cost, routing, twins, advice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from canet_mobile.compare.statistics import over_seeds
+
+Records = dict[str, list[dict[str, Any]]]
+COLUMNS = (
+    "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
+    "/ SASRec nearest in cost", "against random routing", "routes / twins", "`train` says: ship",
+)  # fmt: skip
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+
+
+def mean(values: list[float]) -> float:
+    """The mean of one figure per seed."""
+    return sum(values) / len(values)
+
+
+def spread(gaps: list[dict[str, float]]) -> float:
+    """The larger of the standard errors over users (of the mean of the seeds) and over seeds."""
+    over_users = mean([gap["se"] for gap in gaps])
+    return max(over_users, over_seeds([gap["value"] for gap in gaps])["se"] or 0.0)
+
+
+def claims_row(data: str, found: Records) -> str:
+    """The line of one data set under the protocol of its validation; nothing without a record of ``canet``.
+
+    A ratio compares seeds that both have.
+    """
+    ours = found.get("canet", [])
+    if not ours:
+        return ""
+    seen = ours[0]["config"]["seen"]
+    each = [record["evaluation"] for record in ours]
+    cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
+    full = each[0]["costs"]["sasrec_full_paper_mflops"]
+    quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
+    largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
+    plain = {name: seeds for name, seeds in found.items() if name.startswith("sasrec")}
+    nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
+    size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
+    gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
+    against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
+    ratios = [ratio for _, _, _, ratio in twins(found)]
+    cells = (
+        f"{data} ({len(ours)})",
+        f"{quality:.4f}",
+        f"{cost / full:.0%}",
+        _against(ours, plain.get("sasrec-full", []), seen),
+        f"{quality / largest:.3f}",
+        f"{_against(ours, plain.get(nearest, []), seen)}{size}",
+        f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}" if against else "one route",
+        f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
+        ", ".join(_advice(record) for record in ours),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def twins(found: Records) -> list[tuple[str, float, float, float]]:
+    """Every plain SASRec beside the route of its size: entry, NDCG@10 of both, and their ratio.
+
+    Both are means over the seeds that both have.
+    """
+    rows = []
+    for name, seeds in found.items():
+        if not name.startswith("sasrec"):
+            continue
+        config = seeds[0]["config"]
+        entry = f"e{config['embedding'][0]}_h{config['hidden'][0]}_d{config['depth'][0]}"
+        ours, alone = _common(found.get("canet", []), seeds)
+        seen = config["seen"]
+        own = [
+            route[seen]["ndcg@10"]
+            for record in ours
+            for route in record["evaluation"]["routes"] or ()
+            if route["entry"] == entry
+        ]
+        if own:
+            twin = mean([record["evaluation"]["routed"][seen]["ndcg@10"] for record in alone])
+            rows.append((entry, mean(own), twin, mean(own) / twin))
+    return rows
+
+
+def _common(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    both = {record["seed"] for record in first} & {record["seed"] for record in second}
+    return [r for r in first if r["seed"] in both], [r for r in second if r["seed"] in both]
+
+
+def _cost(record: dict[str, Any]) -> float:
+    return float(record["evaluation"]["costs"]["paper_mflops"])
+
+
+def _against(ours: list[dict[str, Any]], others: list[dict[str, Any]], seen: str) -> str:
+    """The ratio of mean NDCG@10 over common seeds."""
+    left, right = (
+        [record["evaluation"]["routed"][seen]["ndcg@10"] for record in records]
+        for records in _common(ours, others)
+    )
+    return f"{mean(left) / mean(right):.3f}" if left else "not run"
+
+
+def _advice(record: dict[str, Any]) -> str:
+    found = record["routing"].get("advice")
+    if found is None or "pays" not in found:
+        return "–"
+    return "the router" if found["pays"] else found["fixed"]
