@@ -16,6 +16,7 @@ from typing import Any
 from canet_mobile.errors import CanetError
 
 MANIFEST = "manifest.json"
+AGAIN = "make the artefact again"
 
 
 def sha256_file(path: Path) -> str:
@@ -70,8 +71,12 @@ def write_json(path: Path, document: Any) -> None:
         temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, fix: str = AGAIN) -> Any:
     """Read a JSON document.
+
+    Args:
+        path: the file.
+        fix: what helps when it is no JSON.
 
     Raises:
         CanetError: the file is missing, not UTF-8, or not JSON (line and column are named).
@@ -81,7 +86,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise CanetError("no such file", where=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CanetError(f"not valid JSON ({error})", where=path, fix="make the artefact again") from error
+        raise CanetError(f"not valid JSON ({error})", where=path, fix=fix) from error
 
 
 def refuse_existing(out: Path, *, force: bool) -> None:
@@ -151,7 +156,7 @@ def verify_files(directory: Path, entries: list[Mapping[str, Any]]) -> None:
     for entry in entries:
         path = directory / entry["name"]
         if not path.is_file():
-            raise CanetError("listed in the manifest but missing", where=path, fix="make the artefact again")
+            raise CanetError("listed in the manifest but missing", where=path, fix=AGAIN)
         size = path.stat().st_size
         if size != entry["bytes"]:
             raise CanetError(

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from canet_mobile.errors import CanetError
+from canet_mobile.files import AGAIN
 
 
 @cache
@@ -17,8 +18,14 @@ def load_schema(name: str) -> dict[str, Any]:
     return json.loads(text)
 
 
-def validate(document: Any, name: str, *, where: object) -> None:
+def validate(document: Any, name: str, *, where: object, fix: str = AGAIN) -> None:
     """Check a document against a schema.
+
+    Args:
+        document: plain values.
+        name: of the schema.
+        where: the file it came from.
+        fix: what helps when a field is not as it should be.
 
     Raises:
         CanetError: names the file, the field, the value and what was expected.
@@ -32,10 +39,8 @@ def validate(document: Any, name: str, *, where: object) -> None:
         raise CanetError(
             f"schema_version is {found!r}, this version of canet-mobile reads {expected!r}",
             where=where,
-            fix="make the artefact again with this version",
+            fix=f"{AGAIN} with this version",
         )
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
     if error is not None:
-        raise CanetError(
-            f"field {error.json_path}: {error.message}", where=where, fix="make the artefact again"
-        )
+        raise CanetError(f"field {error.json_path}: {error.message}", where=where, fix=fix)

@@ -14,13 +14,14 @@ import pytest
 from compare_toys import rows
 
 from canet_mobile.compare.comparison import failed
+from canet_mobile.compare.formats import markdown
 from canet_mobile.compare.methods import (
     GROUPS,
     PRESETS,
     known_methods,
 )
 from canet_mobile.compare.svg import Box, Scale, place_label
-from canet_mobile.compare.tables import figure, main_table, markdown, point_table
+from canet_mobile.compare.tables import figure, main_table, point_table
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.points import POINTS

@@ -78,14 +78,21 @@ def test_a_bad_table_is_refused_by_its_field_and_value(changes: dict, message: s
     assert message in text and "phone.json" in text and "fix:" in text
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "no such table"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such table"),
+        ("route,ms\n", "not valid JSON"),
+        ('{"schema_version": 1}', "is a required property"),
+    ],
+)
 def test_training_refuses_a_table_it_cannot_read_before_it_begins(
     content: str | None, message: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "phone.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(CanetError, match=message):
+    with pytest.raises(CanetError, match=rf"{message}[\s\S]*fix: canet-mobile replay PACKAGE --costs-out"):
         train(small(costs=str(path)), dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from canet_mobile.compare.figures import figures
-from canet_mobile.compare.tables import Table, csv_text, introduction, markdown, tables
+from canet_mobile.compare.formats import csv_text, markdown
+from canet_mobile.compare.tables import Table, introduction, tables
 from canet_mobile.files import atomic_file, write_json
 from canet_mobile.schema import validate
 

@@ -16,6 +16,7 @@ from canet_mobile.train.config import PAPER_COSTS, TrainConfig
 from canet_mobile.train.gains import candidates
 
 Values = NDArray[np.float64]
+MAKE_ONE = "canet-mobile replay PACKAGE --costs-out FILE makes one"
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ def _measured(config: TrainConfig, path: Path) -> Spending:
         raise CanetError(
             "no such table of costs",
             where=path,
-            fix="canet-mobile replay PACKAGE --costs-out FILE makes one",
+            fix=MAKE_ONE,
         )
-    table = read_json(path)
-    validate(table, "costs_table", where=path)
+    table = read_json(path, fix=MAKE_ONE)
+    validate(table, "costs_table", where=path, fix=MAKE_ONE)
     known, unit = table["routes"], table["unit"]
     missing = [route.entry for route in config.space if route.entry not in known]
     if missing:
