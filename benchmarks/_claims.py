@@ -9,7 +9,7 @@ from canet_mobile.compare.statistics import over_seeds
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
     "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
-    "/ SASRec nearest in cost", "against random routing", "routes / twins", "`train` says: ship",
+    "/ SASRec nearest in cost", "/ Markov chain", "against random routing", "routes / twins", "`train` says: ship",
 )  # fmt: skip
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
@@ -52,6 +52,7 @@ def claims_row(data: str, found: Records) -> str:
         _against(ours, plain.get("sasrec-full", []), seen),
         f"{quality / largest:.3f}",
         f"{_against(ours, plain.get(nearest, []), seen)}{size}",
+        f"{quality / each[0]['floors']['markov'][seen]['ndcg@10']:.2f}",
         f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}" if against else "one route",
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
         ", ".join(_advice(record) for record in ours),
