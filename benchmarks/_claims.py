@@ -9,7 +9,8 @@ from canet_mobile.compare.statistics import over_seeds
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
     "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
-    "/ SASRec nearest in cost", "/ Markov chain", "against random routing", "routes / twins", "`train` says: ship",
+    "/ SASRec nearest in cost", "/ Markov chain", "against random routing", "routes / twins",
+    "`train` says: ship",
 )  # fmt: skip
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
