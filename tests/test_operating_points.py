@@ -14,8 +14,9 @@ from training_toys import small
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.metrics import ndcg
-from canet_mobile.evaluate.scoring import rank_targets
+from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.points import POINTS
+from canet_mobile.train.advice import divide_users
 from canet_mobile.train.operating import price_of, routes_at, set_points
 from canet_mobile.train.run import load_model
 from canet_mobile.train.spending import spending_of
@@ -84,6 +85,13 @@ def test_the_papers_router_stays_as_it_was_trained(dataset: Dataset, tmp_path: P
     model = load_model(run)
     assert not model.router.points[POINTS.index("balanced")].any()
     assert model.router.points[POINTS.index("saver")].any()
+    choosing, _ = divide_users(
+        dataset
+    )  # points are measured on the users that choose, not on all of validation
+    taken = route_users(model, choosing)
+    shares = np.bincount(taken, minlength=len(model.space)) / len(choosing)
     routing = run.manifest["routing"]
-    assert routing["operating_points"][1]["routes"] == routing["validation"]["routes"]
+    assert routing["operating_points"][1]["routes"] == {
+        route.entry: share for route, share in zip(model.space, shares, strict=True) if share
+    }
     assert "advice" not in routing
