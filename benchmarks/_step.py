@@ -19,6 +19,7 @@ from canet_mobile.train.config import TrainConfig
 
 Found = dict[str, dict[str, Any]]
 Size = tuple[int, int, int]  # batch, length, items
+STEPS_PER_EPOCH = 1000  # what the average of the weights counts in; no matter for its time
 
 
 def sasrec(width: int, depth: int) -> dict[str, Any]:
@@ -38,7 +39,8 @@ class Step:
         torch.manual_seed(0)
         self.config, self.device, self.canet = config, device, build_model(config, items)
         self.objective = objectives.Objective(self.canet, config).to(device)
-        self.parameters = list(self.objective.parameters())
+        self.parameters = [weight for weight in self.objective.parameters() if weight.requires_grad]
+        self.steps = 0
         self.optimizer = torch.optim.Adam(self.parameters, config.lr, fused=True)
 
     def __call__(self, seq: Tensor, targets: Tensor, seed: int) -> float:
@@ -48,6 +50,8 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        self.objective.follow(self.steps, STEPS_PER_EPOCH)
         return loss.item()
 
     def loss_share(self, seq: Tensor, targets: Tensor, seed: int) -> float:
@@ -63,13 +67,16 @@ class Step:
             states = [state.detach().requires_grad_() for state in call.args[1]]
             real = targets.flatten()[: len(states[0])]
             alone += seconds(
-                partial(differentiate, partial(_first, net, states, real), net, self.device), self.device
+                partial(differentiate, partial(_first, net, states, real, *call.args[3:]), net, self.device),
+                self.device,
             )
         return alone / whole
 
 
-def _first(net: Supernet, states: list[Tensor], targets: Tensor) -> Tensor:
-    return losses.sandwich_loss(net, states, targets)[0]
+def _first(
+    net: Supernet, states: list[Tensor], targets: Tensor, teacher: losses.Teacher | None = None
+) -> Tensor:
+    return losses.sandwich_loss(net, states, targets, teacher)[0]
 
 
 def random_batch(size: Size, device: str) -> tuple[Tensor, Tensor]:

@@ -259,6 +259,13 @@ def _recipe() -> list[Method]:
             "the router has its own item table, as in the paper",
         ),
         Method(
+            "canet-unaveraged",
+            "CANet, no average",
+            "recipe",
+            {"model": "canet", "average": 0.0},
+            "the largest route of each step teaches, and the last weights are kept",
+        ),
+        Method(
             "canet-untied",
             "CANet, untied",
             "recipe",

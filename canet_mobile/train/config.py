@@ -34,6 +34,8 @@ class TrainConfig:
             lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
         residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any
             other value also starts attention as a mean of the history.
+        average: half-life, in epochs, of the moving average of the weights, which teaches every route and is
+            what is kept (sandwich); 0 keeps the weights themselves, and the largest route teaches.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
@@ -74,6 +76,7 @@ class TrainConfig:
     final_lr: float = 0.02
     tied: str = "auto"
     residual: float = 0.1
+    average: float = 0.5
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
@@ -166,6 +169,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_steps": (0, 10**6),
     "final_lr": (0, 1),
     "residual": (-10, 10),
+    "average": (0, 100),
     "dropout": (0, 0.95),
     "clip": (1e-3, 1e6),
     "patience": (1, 10**5),

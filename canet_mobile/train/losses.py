@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +16,27 @@ from canet_mobile.model.supernet import Supernet
 # Scores of one chunk: 2M floats (8 MB) stay near the cache of a CPU; a GPU wants larger matrices.
 CHUNK_SCORES = {"cpu": 2 << 20, "cuda": 64 << 20}
 LEAST_ROWS = 48
-DISTIL = 0.5  # share of a student's loss that comes from the largest submodel's scores
+DISTIL = 0.5  # share of a student's loss that comes from its teacher's scores
 # Decay of the guide's soft labels from the preferred value to the next one.
 GUIDE_DECAY = {"embedding": 4.0, "hidden": 4.0, "depth": 2.0}
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """Who else scores the catalogue, for students to learn from.
+
+    Args:
+        net: its classifier, of any width.
+        states: [N, h], no gradients.
+    """
+
+    net: Classifier
+    states: Tensor
+
+
 class _CatalogueLoss(torch.autograd.Function):
-    """Sum over rows of softmax cross-entropy over all items, for a teacher and its students.
+    """Sum over rows of softmax cross-entropy over all items, for students and, without a teacher from
+    elsewhere, for the first submodel as the teacher of the others.
 
     Loss and gradients are computed together, chunk of rows by chunk, so that neither the scores nor their
     gradient ever exist for all positions at once. Matrix products run in autocast's dtype, sums in float32.
@@ -29,7 +44,7 @@ class _CatalogueLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bias: Tensor, targets: Tensor, *states: Tensor
+        ctx: Any, weight: Tensor, bias: Tensor, targets: Tensor, teacher: Teacher | None, *states: Tensor
     ) -> tuple[Tensor, Tensor]:
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -43,13 +58,12 @@ class _CatalogueLoss(torch.autograd.Function):
         raw = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
         kept = [
             torch.empty(rows, len(weight), dtype=torch.float32, device=weight.device)
-            for _ in range(min(2, len(states)))
+            for _ in range(2 if teacher or len(states) > 1 else 1)
         ]
 
-        def log_softmax(n: int, part: slice) -> Tensor:
-            state = low_states[n][part]
-            scores = torch.addmm(low_bias, state, low_weight[:, : state.shape[1]].T, out=raw[: len(state)])
-            return torch.log_softmax(scores.float(), 1, out=kept[min(1, n)][: len(state)])
+        def log_softmax(state: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+            scores = torch.addmm(bias, state, weight[:, : state.shape[1]].T, out=raw[: len(state)])
+            return torch.log_softmax(scores.float(), 1, out=out[: len(state)])
 
         def backward(n: int, part: slice, grad: Tensor) -> None:
             state = low_states[n][part]
@@ -63,20 +77,28 @@ class _CatalogueLoss(torch.autograd.Function):
                 grad_weight[:, :hidden] += grad.T @ state
                 grad_states[n][part] = grad @ low_weight[:, :hidden]
 
+        if teacher is None:
+            taught_states, taught_weight, taught_bias = low_states[0], low_weight, low_bias
+        else:
+            taught_states = teacher.states.to(dtype)
+            taught_weight = teacher.net.classifier_weight.to(dtype)
+            taught_bias = teacher.net.classifier_bias.to(dtype)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             target = targets[part, None]
-            scores = log_softmax(0, part)
-            totals[0] -= scores.gather(1, target).sum()
-            teacher = scores.exp_()
-            for n in range(1, len(states)):
-                scores = log_softmax(n, part)
+            scores = log_softmax(taught_states[part], taught_weight, taught_bias, kept[0])
+            if teacher is None:
+                totals[0] -= scores.gather(1, target).sum()
+            taught = scores.exp_()
+            for n in range(0 if teacher else 1, len(states)):
+                scores = log_softmax(low_states[n][part], low_weight, low_bias, kept[1])
                 totals[n] -= (1 - DISTIL) * scores.gather(1, target).sum()
-                totals[n] -= DISTIL * torch.dot(teacher.view(-1), scores.view(-1))
-                grad = scores.exp_().sub_(teacher, alpha=DISTIL)
+                totals[n] -= DISTIL * torch.dot(taught.view(-1), scores.view(-1))
+                grad = scores.exp_().sub_(taught, alpha=DISTIL)
                 backward(n, part, grad.scatter_add_(1, target, grad.new_full(target.shape, DISTIL - 1)))
-            # The students are done with the teacher's probabilities, so its gradient may overwrite them.
-            backward(0, part, teacher.scatter_add_(1, target, teacher.new_full(target.shape, -1.0)))
+            if teacher is None:
+                # The students are done with these probabilities: the teacher's gradient may overwrite them.
+                backward(0, part, taught.scatter_add_(1, target, taught.new_full(target.shape, -1.0)))
         ctx.save_for_backward(grad_weight, grad_bias, *grad_states)
         parts = totals.float()
         ctx.mark_non_differentiable(parts)
@@ -85,7 +107,7 @@ class _CatalogueLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_weight, grad_bias, *grad_states = ctx.saved_tensors
-        return grad_weight * grad, grad_bias * grad, None, *(g * grad for g in grad_states)
+        return grad_weight * grad, grad_bias * grad, None, None, *(g * grad for g in grad_states)
 
 
 def catalogue_loss(net: Classifier, states: Tensor, targets: Tensor) -> Tensor:
@@ -102,21 +124,24 @@ def catalogue_loss(net: Classifier, states: Tensor, targets: Tensor) -> Tensor:
     return sandwich_loss(net, [states], targets)[0]
 
 
-def sandwich_loss(net: Classifier, states: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the first submodel, the teacher; half of it and half distillation for the others.
+def sandwich_loss(
+    net: Classifier, states: Sequence[Tensor], targets: Tensor, teacher: Teacher | None = None
+) -> tuple[Tensor, Tensor]:
+    """Half cross-entropy with the targets, half distillation from a teacher, for every submodel.
 
-    In-place distillation (the sandwich rule of slimmable networks): students learn from the teacher's scores
-    of the same step, which are constants for them.
+    Without a teacher the first submodel is the teacher of the others, and learns from the targets alone
+    (in-place distillation, the sandwich rule of slimmable networks). A teacher's scores are constants.
 
     Args:
         net: the supernet, whose classifier scores the states.
         states: one [N, h] per submodel.
         targets: item ids [N] int64.
+        teacher: teaches all of them.
 
     Returns:
         The sum over rows and submodels, a scalar, and its parts [submodels] without gradients; float32.
     """
-    return _CatalogueLoss.apply(net.classifier_weight, net.classifier_bias, targets, *states)
+    return _CatalogueLoss.apply(net.classifier_weight, net.classifier_bias, targets, teacher, *states)
 
 
 def uniform_loss(logits: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,35 +12,52 @@ from torch import Tensor, nn
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.model.router import sample_routes
+from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.losses import catalogue_loss, easy_users, guide_loss, sandwich_loss, uniform_loss
+from canet_mobile.train.losses import (
+    Teacher,
+    catalogue_loss,
+    easy_users,
+    guide_loss,
+    sandwich_loss,
+    uniform_loss,
+)
 
 Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
 LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
 
 
-def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
     """A plain SASRec: full-catalogue cross-entropy at every real position."""
     net, real = canet.supernet, seq > 0
     states = net.sliced(seq, net.config.space.largest)[real]
     return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
 
 
-def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
-    """The sandwich rule with in-place distillation: largest, smallest and one random route, at true size."""
+def sandwich(
+    canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None
+) -> Parts:
+    """The sandwich rule with distillation: largest, smallest and one random route, at true size.
+
+    They learn from the largest route of the averaged weights; from that of this step, where none are kept.
+    """
     net, real = canet.supernet, seq > 0
     space = net.config.space
+    teacher = None
+    if average is not None:
+        with torch.no_grad():
+            teacher = Teacher(average, average.eval().sliced(seq, space.largest)[real])
     drawn = space.routes[int(torch.randint(len(space), ()))]
     states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
     count = len(states[0])
-    loss, (largest, smallest, random) = sandwich_loss(net, states, targets[real])
+    loss, (largest, smallest, random) = sandwich_loss(net, states, targets[real], teacher)
     # Halved: the three terms weigh about as much as one cross-entropy, so one learning rate fits all recipes.
     parts = {"largest": largest / count, "smallest": smallest / count, "random": random / count}
     return {"loss": loss / (2 * count), **parts}
 
 
-def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
     """The sandwich rule by rows: each row trains one route, so a step costs less than the full model's."""
     net, real = canet.supernet, seq > 0
     space = net.config.space
@@ -53,7 +72,7 @@ def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Par
     return {"loss": loss / real.sum()}
 
 
-def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Parts:
+def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
     """L_SR + λ1 L_Uni + λ2 L_Guide, jointly over supernet and router (paper Eq. 7-9)."""
     net, router, real = canet.supernet, canet.router, seq > 0
     assert router is not None
@@ -72,7 +91,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor) -> Pa
     }
 
 
-OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor], Parts]] = {
+OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Supernet | None], Parts]] = {
     "sandwich": sandwich,
     "rows": rows,
     "paper": paper,
@@ -89,9 +108,12 @@ class Objective(nn.Module):
     def __init__(self, model: Model, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        self.average: Supernet | None = None
         if isinstance(model, Canet):
             # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
             self.supernet, self.router = model.supernet, model.router if config.recipe == "paper" else None
+            if config.model == "canet" and config.recipe == "sandwich" and config.average:
+                self.average = deepcopy(model.supernet).requires_grad_(False)
         self.recipe = plain if config.model == "sasrec" else OBJECTIVES[config.recipe]
 
     def forward(self, seq: Tensor, targets: Tensor, seed: int, users: Tensor | None = None) -> Parts:
@@ -104,5 +126,26 @@ class Objective(nn.Module):
         """
         torch.manual_seed(seed)
         if isinstance(self.model, Canet):
-            return self.recipe(self.model, self.config, seq, targets)
+            return self.recipe(self.model, self.config, seq, targets, self.average)
         return self.model.loss(seq, targets, torch.zeros_like(seq[:, 0]) if users is None else users)
+
+    @property
+    def kept(self) -> Model:
+        """The model that is validated and kept: with averaged weights, where there are any."""
+        if self.average is None or not isinstance(self.model, Canet):
+            return self.model
+        return replace(self.model, supernet=self.average)
+
+    @torch.no_grad()
+    def follow(self, step: int, steps_per_epoch: int) -> None:
+        """Move the average towards the weights; at first it is their plain mean.
+
+        Args:
+            step: steps taken so far, from 1.
+            steps_per_epoch: the unit of ``config.average``.
+        """
+        if self.average is not None:
+            share = 1 - 0.5 ** (1 / (self.config.average * steps_per_epoch))
+            torch._foreach_lerp_(
+                [*self.average.parameters()], [*self.supernet.parameters()], max(share, 1 / step)
+            )

@@ -72,7 +72,8 @@ class Store:
         self.run, self.model, self.header = run, model, identity(config, run.dataset_hash)
 
     def weights(self, role: str, step: int, model: Model | None = None) -> None:
-        """Write the model's weights as the run's ``best``, ``last`` or finished ``model``."""
+        """Write weights as the run's ``best``, ``last``, ``average`` or finished ``model``; the model's own
+        unless others are given."""
         name = "model.safetensors" if role == "model" else f"{role}-{step}.safetensors"
         save_weights(self.run.directory / name, model or self.model, self.header)
         self._point(role, name)
@@ -84,9 +85,9 @@ class Store:
         save_trainer_state(self.run.directory / name, document)
         self._point("trainer", name)
 
-    def load(self, role: str) -> None:
-        """Load weights into the model."""
-        load_weights(self._path(role), self.model, self.header)
+    def load(self, role: str, model: Model | None = None) -> None:
+        """Load weights, into the store's own model unless another is given."""
+        load_weights(self._path(role), model or self.model, self.header)
 
     def load_trainer(self, processes: int) -> tuple[LoopState, dict[str, Any]]:
         """The loop state and the optimizer's state dict.
@@ -107,7 +108,7 @@ class Store:
 
     def forget_training(self) -> None:
         """Drop what only an unfinished run needs."""
-        for role in ("best", "last", "trainer"):
+        for role in ("best", "last", "average", "trainer"):
             self.run.manifest["checkpoints"].pop(role, None)
 
     def commit(self, state: LoopState, status: str) -> None:

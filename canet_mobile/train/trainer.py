@@ -40,6 +40,7 @@ class _Session:
     config: TrainConfig
     store: Store
     state: LoopState
+    objective: Objective
     dataset: Dataset
     windows: Windows
     queries: HeldOut
@@ -142,13 +143,16 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
         for module in parts_of(store.model).values():
             module.to(fabric.device)
         objective = Objective(store.model, config)
-        optimizer: Any = torch.optim.Adam(objective.parameters(), config.lr, fused=True)
+        trained = [weight for weight in objective.parameters() if weight.requires_grad]
+        optimizer: Any = torch.optim.Adam(trained, config.lr, fused=True)
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
+            if objective.average is not None:
+                store.load("average", objective.kept)
         step: Any = torch.compile(objective) if config.compile else objective
         step, optimizer = fabric.setup(step, optimizer)
         queries = held_out(dataset, "validation", limit=config.validation_users or None)
-        session = _Session(fabric, config, store, state, dataset, windows, queries, reporter)
+        session = _Session(fabric, config, store, state, objective, dataset, windows, queries, reporter)
         while state.epoch < config.epochs and state.stopped_by is None:
             _epoch(session, step, optimizer, flag)
             _end_of_epoch(session)
@@ -174,6 +178,7 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
         fabric.clip_gradients(step, optimizer, max_norm=config.clip, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        session.objective.follow(state.step + 1, len(batches))
         loss = state.count(parts, int((seq > 0).sum()), time.monotonic() - started)
         if not math.isfinite(loss):
             raise CanetError(
@@ -200,6 +205,8 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
 def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> None:
     if session.writes:
         session.store.weights("last", session.state.step)
+        if session.objective.average is not None:
+            session.store.weights("average", session.state.step, session.objective.kept)
         session.store.trainer(session.state, optimizer, session.fabric.world_size)
         session.store.commit(session.state, status)
     session.fabric.barrier()
@@ -208,7 +215,7 @@ def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> N
 def _end_of_epoch(session: _Session) -> None:
     """Validate, remember the best, decide whether to go on."""
     config, state, store = session.config, session.state, session.store
-    found = validate_routed(store.model, config, session.queries, fitted=config.recipe == "paper")
+    found = validate_routed(session.objective.kept, config, session.queries, fitted=config.recipe == "paper")
     better = state.best_ndcg10 is None or found.ndcg10 > state.best_ndcg10
     record = {
         "epoch": state.epoch,
@@ -223,7 +230,7 @@ def _end_of_epoch(session: _Session) -> None:
     if better:
         state.best_ndcg10, state.best_epoch, state.bad_epochs = found.ndcg10, state.epoch, 0
         if session.writes:
-            store.weights("best", state.step)
+            store.weights("best", state.step, session.objective.kept)
     else:
         state.bad_epochs += 1
     state.next_epoch()
