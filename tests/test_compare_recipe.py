@@ -32,7 +32,8 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
 
     def counted(config, *arguments, **options):
         trained.append(
-            f"{config.recipe} {config.router_label} {config.router_table} {config.residual} {config.seed}"
+            f"{config.recipe} {config.average} {config.router_label} {config.router_table} {config.residual} "
+            f"{config.seed}"
         )
         return train(config, *arguments, **options)
 
@@ -41,9 +42,14 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
     assert not any(row["failures"] for row in document["methods"])
     assert [row["name"] for row in document["methods"]] == [
-        "canet", "canet-entropy", "canet-own", "canet-untied", "canet-rows"
+        "canet", "canet-entropy", "canet-own", "canet-unaveraged", "canet-untied", "canet-rows"
     ]  # fmt: skip
-    supernets = ("sandwich gain shared 0.1", "sandwich gain shared 0.0", "rows gain shared 0.1")
+    supernets = (
+        "sandwich 0.5 gain shared 0.1",
+        "sandwich 0.0 gain shared 0.1",
+        "sandwich 0.5 gain shared 0.0",
+        "rows 0.5 gain shared 0.1",
+    )
     ours = [f"{supernet} {seed}" for supernet in supernets for seed in (0, 1)]
     assert sorted(trained) == sorted(ours), "one training per supernet and seed"
     for seed in (0, 1):

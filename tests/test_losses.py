@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.train import losses
 from canet_mobile.train.losses import (
+    Teacher,
     catalogue_loss,
     easy_users,
     guide_labels,
@@ -28,8 +29,12 @@ SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 def plain_loss(net, states, targets):
     scores = [net.scores(s) for s in states]
     total = F.cross_entropy(scores[0], targets, reduction="sum")
-    teacher = scores[0].detach().softmax(-1)
-    for student in scores[1:]:
+    return total + distilled(scores[0].detach(), scores[1:], targets)
+
+
+def distilled(teacher: torch.Tensor, students: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    teacher, total = teacher.softmax(-1), torch.zeros(())
+    for student in students:
         log_q = student.log_softmax(-1)
         total = total + 0.5 * F.nll_loss(log_q, targets, reduction="sum") - 0.5 * (teacher * log_q).sum()
     return total
@@ -39,19 +44,29 @@ def plain_loss(net, states, targets):
     rows=st.integers(1, 40),
     widths=st.lists(st.sampled_from([8, 16]), min_size=1, max_size=3),
     seed=st.integers(0, 9),
+    taught=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
-def test_catalogue_loss_and_its_gradients_equal_autograd(rows: int, widths: list[int], seed: int) -> None:
+@settings(max_examples=20, deadline=None)
+def test_catalogue_loss_and_its_gradients_equal_autograd(
+    rows: int, widths: list[int], seed: int, taught: bool
+) -> None:
     net = random_canet(items=70, length=6, space=SPACE, seed=seed).supernet
+    teacher = None
+    if taught:
+        other = random_canet(items=70, length=6, space=SPACE, seed=seed + 1).supernet.requires_grad_(False)
+        teacher = Teacher(other, torch.randn(rows, 16))
     states = [torch.randn(rows, w, requires_grad=True) for w in widths]
     targets = torch.randint(1, 71, (rows,))
     chunk, least = losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS
     losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS = 16 * 71, 1  # several chunks
     try:
-        found, parts = sandwich_loss(net, states, targets)
+        found, parts = sandwich_loss(net, states, targets, teacher)
     finally:
         losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS = chunk, least
-    expected = plain_loss(net, states, targets)
+    if teacher is None:
+        expected = plain_loss(net, states, targets)
+    else:
+        expected = distilled(teacher.net.scores(teacher.states), [net.scores(s) for s in states], targets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(parts.sum(), found.detach())
     over = [net.classifier_weight, net.classifier_bias, *states]
