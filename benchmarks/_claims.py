@@ -1,4 +1,4 @@
-"""What the default recipe is held to, one line per data set: accuracy at its cost, routing, twins, advice."""
+"""What the default recipe is held to, one line per data set, and what each of its parts is worth."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ COLUMNS = (
     "`train` says: ship",
 )  # fmt: skip
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+PARTS_HEADER = (
+    "| data set (seeds) | in place of the default | routed NDCG@10, default | exchanged | ratio "
+    "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
+)
 
 
 def mean(values: list[float]) -> float:
@@ -59,6 +63,44 @@ def claims_row(data: str, found: Records) -> str:
         ", ".join(_advice(record) for record in ours),
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
+    """Lines of one data set: the default recipe over itself with one part exchanged, on common seeds.
+
+    Args:
+        data: the data set's name.
+        found: its records.
+        titles: experiment -> what is exchanged.
+    """
+    text = ""
+    for name, title in titles.items():
+        ours, others = _common(found.get("canet", []), found.get(name, []))
+        if not ours:
+            continue
+        seen = ours[0]["config"]["seen"]
+        with_it, without = (
+            {
+                "routed": mean([record["evaluation"]["routed"][seen]["ndcg@10"] for record in records]),
+                "routes": mean([mean(_each_route(record, seen)) for record in records]),
+                "largest": mean([_each_route(record, seen)[-1] for record in records]),
+            }
+            for records in (ours, others)
+        )
+        ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
+        cells = (
+            f"{data} ({len(ours)})",
+            title,
+            f"{with_it['routed']:.4f}",
+            f"{without['routed']:.4f}",
+            *ratios,
+        )
+        text += f"| {' | '.join(cells)} |\n"
+    return text
+
+
+def _each_route(record: dict[str, Any], seen: str) -> list[float]:
+    return [route[seen]["ndcg@10"] for route in record["evaluation"]["routes"]]
 
 
 def twins(found: Records) -> list[tuple[str, float, float, float]]:
