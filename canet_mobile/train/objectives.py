@@ -47,7 +47,7 @@ def sandwich(
     teacher = None
     if average is not None:
         with torch.no_grad():
-            teacher = Teacher(average, average.eval().sliced(seq, space.largest)[real])
+            teacher = Teacher(average, average.sliced(seq, space.largest)[real])
     drawn = space.routes[int(torch.randint(len(space), ()))]
     states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
     count = len(states[0])
@@ -103,6 +103,8 @@ class Objective(nn.Module):
 
     The random choices of a step (dropout, routes, Gumbel noise) come from its own seed: a resumed run draws
     what the uninterrupted one would have drawn, without saving any generator.
+
+    ``average`` is a second supernet of no gradients that follows the first one; None where none is kept.
     """
 
     def __init__(self, model: Model, config: TrainConfig) -> None:
@@ -128,6 +130,13 @@ class Objective(nn.Module):
         if isinstance(self.model, Canet):
             return self.recipe(self.model, self.config, seq, targets, self.average)
         return self.model.loss(seq, targets, torch.zeros_like(seq[:, 0]) if users is None else users)
+
+    def train(self, mode: bool = True) -> Objective:
+        """Switch dropout on or off; the average, which teaches, never has any."""
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
 
     @property
     def kept(self) -> Model:
