@@ -188,9 +188,8 @@ def headline(name: str) -> bool:
     return name.startswith("canet") and (name not in METHODS or METHODS[name].group == "table")
 
 
-def section(data: str) -> str:
+def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """A data set's heading, table, verdicts, and what was not run."""
-    found = records(data)
     planned, seeds_planned = EXPERIMENTS[data]["methods"], EXPERIMENTS[data]["seeds"]
     missing = [
         f"{name} ({count} of {seeds_planned} seeds left)" if count < seeds_planned else name
@@ -227,10 +226,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    sections = "".join(section(data) for data in EXPERIMENTS)
-    claims = CLAIMS_HEADER + "".join(claims_row(data, records(data)) for data in EXPERIMENTS)
+    sets = {data: records(data) for data in EXPERIMENTS}
+    sections = "".join(section(data, found) for data, found in sets.items())
+    claims = CLAIMS_HEADER + "".join(claims_row(data, found) for data, found in sets.items())
     exchanged = {name: method.title for name, method in METHODS.items() if method.group == "recipe"}
-    parts = PARTS_HEADER + "".join(parts_rows(data, records(data), exchanged) for data in EXPERIMENTS)
+    parts = PARTS_HEADER + "".join(parts_rows(data, found, exchanged) for data, found in sets.items())
     (ROOT / "docs" / "results.md").write_text(INTRO + claims + PARTS + parts + sections)
     readme = ROOT / "README.md"
     text = readme.read_text()

@@ -169,7 +169,7 @@ def test_the_results_table_reads_the_records_of_a_comparison(
     monkeypatch.setattr(module, "HERE", tmp_path)
     planned = {"methods": ["gru4rec", "canet", "fpmc"], "seeds": 3}
     monkeypatch.setattr(module, "EXPERIMENTS", {"small": planned})
-    text = module.section("small")
+    text = module.section("small", module.records("small"))
     for name, title in {
         "fpmc": "FPMC",
         "canet": "**CANet, default recipe, routed**",

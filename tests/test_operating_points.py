@@ -85,9 +85,7 @@ def test_the_papers_router_stays_as_it_was_trained(dataset: Dataset, tmp_path: P
     model = load_model(run)
     assert not model.router.points[POINTS.index("balanced")].any()
     assert model.router.points[POINTS.index("saver")].any()
-    choosing, _ = divide_users(
-        dataset
-    )  # points are measured on the users that choose, not on all of validation
+    choosing, _ = divide_users(dataset)  # points are measured on these, not on all of validation
     taken = route_users(model, choosing)
     shares = np.bincount(taken, minlength=len(model.space)) / len(choosing)
     routing = run.manifest["routing"]
