@@ -12,7 +12,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.evaluate.scoring import route_users
 from canet_mobile.train import advice, spending
 from canet_mobile.train.advice import advise, divide_users, sentence
-from canet_mobile.train.gains import judge
+from canet_mobile.train.judging import judge, smoothed
 from canet_mobile.train.operating import set_points
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.trainer import train
@@ -55,14 +55,16 @@ def test_the_router_is_compared_with_chance_and_with_one_route(
 
     chose = judge(model.supernet, choosing, seen)
     affordable = {
-        r: v.mean() for r, v in zip(chose.routes, chose.actual, strict=True) if costs.routes[r] <= ladder.cost
+        r: v.mean()
+        for r, v in zip(chose.routes, smoothed(chose), strict=True)
+        if costs.routes[r] <= ladder.cost
     }
     fixed = max(affordable, key=lambda r: affordable[r])
     assert found["fixed"] == SPACE.routes[fixed].entry
 
     every = 1 if advising > 200 else 3
     judged = judge(model.supernet, others, seen)
-    per_route = {r: v[::every] for r, v in zip(judged.routes, judged.actual, strict=True)}
+    per_route = {r: v[::every] for r, v in zip(judged.routes, judged.ndcg10, strict=True)}
     taken = route_users(model, others)[::every]
     up = taken == ladder.large
     assert found["users"] == len(taken) and 0 < up.mean() < 1

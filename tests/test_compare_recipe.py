@@ -45,10 +45,10 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
         "canet", "canet-entropy", "canet-own", "canet-unaveraged", "canet-untied", "canet-rows"
     ]  # fmt: skip
     supernets = (
-        "sandwich 0.5 gain shared 0.1",
-        "sandwich 0.0 gain shared 0.1",
-        "sandwich 0.5 gain shared 0.0",
-        "rows 0.5 gain shared 0.1",
+        "sandwich 0.5 auto shared 0.1",
+        "sandwich 0.0 auto shared 0.1",
+        "sandwich 0.5 auto shared 0.0",
+        "rows 0.5 auto shared 0.1",
     )
     ours = [f"{supernet} {seed}" for supernet in supernets for seed in (0, 1)]
     assert sorted(trained) == sorted(ours), "one training per supernet and seed"

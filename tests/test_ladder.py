@@ -1,23 +1,25 @@
-"""Which two routes, and for which share of the users: hand-made users whose best ladder is known."""
+"""Which two routes, who first, and which share of the users: hand-made users whose best ladder is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from canet_mobile.train.gains import Judged
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.train.judging import Judged
 from canet_mobile.train.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
 
 USERS = 1000
+SPACE = RoutingSpace((8,), (8,), (1, 2, 3, 4))  # nested: every route is part of the next
 COSTS = np.array([1.0, 2.0, 3.0, 4.0])
+RISING = np.linspace(0, 1, USERS)
 
 
-def judged(actual: np.ndarray, *, gain: np.ndarray | None = None, routes=(0, 1, 3)) -> Judged:
-    """Candidates whose actual NDCG@10 is given; ``gain`` [n]: what each step up should bring."""
-    n = actual.shape[1]
-    rising = np.linspace(0, 1, n) if gain is None else gain
-    expected = np.arange(len(routes))[:, None] * rising
-    return Judged(routes, expected, np.tile(np.linspace(1, 0, n), (len(routes), 1)), actual)
+def judged(
+    ndcg10: np.ndarray, *, doubt: np.ndarray = RISING, routes=(0, 1, 3), space: RoutingSpace = SPACE
+) -> Judged:
+    """Candidates whose NDCG@10 is given; ``doubt`` [n] is the entropy of every one of them."""
+    return Judged(space, routes, ndcg10, np.tile(doubt, (len(routes), 1)))
 
 
 def users(*values: float) -> np.ndarray:
@@ -28,31 +30,37 @@ def users(*values: float) -> np.ndarray:
 @pytest.mark.parametrize("allowed", [1.8, 2.0, 2.6, 3.2])
 def test_the_average_cost_keeps_to_what_is_allowed(allowed: float) -> None:
     # Every user is better off on the largest route: as many go there as the budget pays for.
-    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed, "gain")
+    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed)
     assert (ladder.small, ladder.large) == (0, 3) and ladder.budget_met
     assert ladder.cost == COSTS[taken].mean() <= allowed
     assert ladder.share == pytest.approx((allowed - 1) / 3) and allowed - ladder.cost < 3 / USERS + 1e-9
     assert set(taken) == {0, 3} and (taken == 3).mean() == pytest.approx(ladder.share, abs=2 / USERS)
 
 
-def test_the_users_with_the_highest_order_are_escalated() -> None:
-    gain = np.random.default_rng(1).standard_normal(USERS)
+@pytest.mark.parametrize(("label", "sign"), [("entropy", 1), ("confidence", -1)])
+def test_the_unsure_or_the_sure_are_escalated_as_the_label_says(label: str, sign: int) -> None:
+    doubt = np.random.default_rng(1).standard_normal(USERS)
     actual = np.stack([np.zeros(USERS), np.zeros(USERS), np.ones(USERS)])
-    ladder, taken = choose_ladder(judged(actual, gain=gain), COSTS, 2.0, "gain")
-    assert gain[taken == ladder.large].min() > gain[taken == ladder.small].max()
-    ladder, taken = choose_ladder(judged(actual, gain=gain), COSTS, 2.0, "entropy")
-    assert (taken[: USERS // 4] == ladder.large).all(), (
-        "the small route is the most unsure of the first users"
-    )
-    assert (taken[USERS // 2 :] == ladder.small).all()
+    ladder, taken = choose_ladder(judged(actual, doubt=doubt), COSTS, 2.0, label)
+    assert ladder.first == label
+    up, down = (sign * doubt[taken == route] for route in (ladder.large, ladder.small))
+    assert up.min() > down.max()
 
 
-def test_order_is_the_gain_of_the_pair_or_the_doubt_of_its_small_route() -> None:
-    found = Judged(
-        (0, 3), np.array([[0.2, 0.5], [0.3, 0.4]]), np.array([[7.0, 8.0], [1.0, 2.0]]), np.zeros((2, 2))
-    )
-    assert order_of(found, "gain", 0, 1) == pytest.approx([0.1, -0.1])
-    assert order_of(found, "entropy", 0, 1).tolist() == [7.0, 8.0]
+@pytest.mark.parametrize(("gaining", "first"), [(RISING > 0.65, "entropy"), (RISING < 0.35, "confidence")])
+def test_auto_escalates_those_who_gain(gaining: np.ndarray, first: str) -> None:
+    actual = users(0.3, 0.3, 0.3)
+    actual[1:] += np.where(gaining, 0.2, -0.1)
+    ladder, taken = choose_ladder(judged(actual), COSTS, 4.0, "auto")
+    assert (ladder.first, ladder.small) == (first, 0)
+    assert gaining[taken == ladder.large].all()
+    assert ladder.ndcg10 == pytest.approx(np.where(taken == 0, actual[0], actual[1]).mean())
+
+
+def test_order_is_the_doubt_of_the_small_route_or_its_opposite() -> None:
+    found = Judged(SPACE, (0, 3), np.zeros((2, 2)), np.array([[7.0, 8.0], [1.0, 2.0]]))
+    assert order_of(found, "entropy", 0).tolist() == [7.0, 8.0]
+    assert order_of(found, "confidence", 1).tolist() == [-1.0, -2.0]
 
 
 def test_escalated_takes_the_highest_share() -> None:
@@ -65,31 +73,47 @@ def test_escalated_takes_the_highest_share() -> None:
 
 def test_most_limits_the_share() -> None:
     everybody = judged(users(0.0, 0.0, 1.0))
-    assert choose_ladder(everybody, COSTS, 4.0, "gain", most=0.4)[0].share == pytest.approx(0.4)
-    assert choose_ladder(everybody, COSTS, 4.0, "gain", most=0.05)[0].share == pytest.approx(0.05)
+    assert choose_ladder(everybody, COSTS, 4.0, most=0.4)[0].share == pytest.approx(0.4)
+    assert choose_ladder(everybody, COSTS, 4.0, most=0.05)[0].share == pytest.approx(0.05)
 
 
 def test_among_equals_the_cheapest_ladder_is_taken() -> None:
     # Nothing distinguishes the routes, so nothing is paid for beyond the least share on the cheapest step.
-    ladder, _ = choose_ladder(judged(users(0.3, 0.3, 0.3)), COSTS, 4.0, "gain")
+    ladder, _ = choose_ladder(judged(users(0.3, 0.3, 0.3)), COSTS, 4.0)
     assert (ladder.small, ladder.large, ladder.share) == (0, 1, SHARES[0])
 
 
-def test_another_pair_needs_more_than_one_standard_error() -> None:
-    # 1 -> 3 is better than 0 -> 3 by its mean; the lead comes from users who stay below.
-    stay = 4 * USERS // 5
-    lead = 0.3 * np.random.default_rng(3).standard_normal(stay)
+def test_a_dearer_ladder_needs_more_than_a_quarter_of_a_standard_error() -> None:
+    lead = 0.3 * np.random.default_rng(3).standard_normal(USERS // 10)
     lead -= lead.mean()
-    error = lead.std(ddof=1) * np.sqrt(stay) / USERS  # of the mean over all users; the others are on route 3
-    for distance, small in ((0.7, 0), (1.3, 1)):
-        actual = users(0.20, 0.20, 0.50)
-        actual[1, :stay] += lead + distance * error * USERS / stay
-        ladder, _ = choose_ladder(judged(actual), COSTS, 4.0, "gain", most=0.2)
-        assert (ladder.small, ladder.large) == (small, 3), distance
+    error = lead.std() * np.sqrt(len(lead)) / USERS  # of the mean over all users; the others do not matter
+    for distance, share in ((0.2, 0.25), (0.3, 0.35)):
+        actual = users(0.2, 0.2)
+        actual[1, 650:750] += lead + distance * error * USERS / len(lead)
+        found = judged(actual, routes=(0, 1))
+        assert choose_ladder(found, COSTS, 4.0, "entropy", most=0.35)[0].share == share
+
+
+def test_a_larger_route_holds_the_smaller_one() -> None:
+    # e8_h8_d2 and e8_h16_d1 are parts of e8_h16_d2, neither of the other.
+    space = RoutingSpace((8,), (8, 16), (1, 2))
+    entries = [route.entry for route in space]
+    lucky = np.full((4, USERS), 0.1)
+    unsure = RISING > 0.5
+    lucky[entries.index("e8_h16_d1"), unsure] = 0.9  # best mixed with e8_h8_d2, and that is not on offer
+    lucky[entries.index("e8_h8_d2"), ~unsure] = 0.9
+    ladder, _ = choose_ladder(judged(lucky, routes=(0, 1, 2, 3), space=space), COSTS, 4.0, "entropy")
+    small, large = space.routes[ladder.small], space.routes[ladder.large]
+    assert small.hidden <= large.hidden and small.depth <= large.depth
+
+
+def test_costs_that_fall_with_size_leave_every_rising_pair() -> None:
+    ladder, _ = choose_ladder(judged(users(0.1, 0.2, 0.3)), COSTS[::-1].copy(), 4.0)
+    assert (ladder.small, ladder.large) == (3, 0) or ladder.small > ladder.large
 
 
 def test_a_budget_below_everything_takes_the_cheapest_ladder_and_says_so() -> None:
-    ladder, taken = choose_ladder(judged(users(0.1, 0.5, 0.9)), COSTS, 0.5, "gain")
+    ladder, taken = choose_ladder(judged(users(0.1, 0.5, 0.9)), COSTS, 0.5)
     assert (ladder.small, ladder.large, ladder.share) == (0, 1, SHARES[0])
     assert not ladder.budget_met and ladder.cost == COSTS[taken].mean() > 0.5
 
@@ -99,8 +123,8 @@ def test_the_share_follows_the_order_that_the_router_really_has() -> None:
     actual = np.full((2, USERS), 0.5)
     actual[1] += np.where(np.arange(USERS) < USERS // 2, -0.3, 0.3)
     found = judged(actual, routes=(0, 3))
-    ladder, _ = choose_ladder(found, COSTS, 4.0, "gain")
-    assert ladder.share == 0.5
+    ladder, _ = choose_ladder(found, COSTS, 4.0)
+    assert ladder.share == 0.5 and ladder.first == "entropy"
     good = choose_share(found, ladder, np.arange(USERS) / USERS, COSTS, 4.0)
     assert good.share == 0.5 and good.ndcg10 == pytest.approx(0.65)
     wrong = choose_share(found, ladder, -np.arange(USERS) / USERS, COSTS, 4.0, most=0.8)

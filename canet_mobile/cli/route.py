@@ -43,7 +43,7 @@ def route(
     Examples:
       canet-mobile route --budget 0.15
       canet-mobile route runs/shop --costs phone.json --budget 0.4 --out runs/shop-phone
-      canet-mobile route runs/paper --set router_label=gain     a distilled router for the paper's supernet
+      canet-mobile route runs/paper --set router_label=auto     a distilled router for the paper's supernet
     """
     from canet_mobile.cli.progress import TrainReporter
     from canet_mobile.cli.train import free_name, summary

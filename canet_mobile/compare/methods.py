@@ -246,10 +246,10 @@ def _recipe() -> list[Method]:
     return [
         Method(
             "canet-entropy",
-            "CANet, entropy router",
+            "CANet, the unsure first",
             "recipe",
             {"model": "canet", "router_label": "entropy"},
-            "the router learns how unsure the small route is",
+            "users of whom the small route is unsure are escalated, whatever validation says",
         ),
         Method(
             "canet-own",

@@ -93,18 +93,31 @@ def rank_in_scores(scores: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor])
     return above, exclude
 
 
-def _rank_states(model: Supernet | Recommender, states: Tensor, queries: HeldOut, rows: Ints) -> TargetRanks:
-    """Ranks from last-position states [B, h], in chunks of about ``SCORE_BYTES`` of scores."""
+def score_chunks(
+    model: Supernet | Recommender, states: Tensor, queries: HeldOut, rows: Ints
+) -> Iterator[tuple[slice, Tensor, Tensor, tuple[Tensor, Tensor]]]:
+    """Scores of last-position states [B, h], about ``SCORE_BYTES`` at a time.
+
+    Yields:
+        Which of the rows, their scores [n, V+1] float32, targets [n] int64, and every distinct (row, seen
+        item) of them, two int64 tensors.
+    """
     device = states.device
     targets = torch.from_numpy(queries.targets[rows].astype(np.int64)).to(device)
     seen_rows, seen_items = (torch.from_numpy(part).to(device) for part in distinct_seen(queries, rows))
     chunk = max(SCORE_ROWS, SCORE_BYTES // (4 * model.classifier_bias.numel()))
-    ranks = TargetRanks.empty(len(rows))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         first, last = torch.searchsorted(seen_rows, torch.tensor([start, start + chunk], device=device))
         seen = seen_rows[first:last] - start, seen_items[first:last]
-        keep, exclude = rank_in_scores(model.scores(states[part]).float(), targets[part], seen)
+        yield part, model.scores(states[part]).float(), targets[part], seen
+
+
+def _rank_states(model: Supernet | Recommender, states: Tensor, queries: HeldOut, rows: Ints) -> TargetRanks:
+    """Ranks from last-position states [B, h]."""
+    ranks = TargetRanks.empty(len(rows))
+    for part, scores, targets, seen in score_chunks(model, states, queries, rows):
+        keep, exclude = rank_in_scores(scores, targets, seen)
         ranks.keep[part], ranks.exclude[part] = keep.cpu().numpy(), exclude.cpu().numpy()
     return ranks
 

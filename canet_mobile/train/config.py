@@ -42,8 +42,8 @@ class TrainConfig:
             ``auto``, which lets the data set decide (:func:`canet_mobile.train.automatic.seen_protocol`).
         validation_users: users read for model choice, evenly spaced; 0 takes all.
         router_table: ``own`` has its own item table, ``shared`` reads 32 channels of the supernet's.
-        router_label: what the router learns to predict (sandwich and rows): ``gain``, how much better the
-            larger route's list is expected to be, or ``entropy``, how unsure the small route is.
+        router_label: who gets the larger route first (sandwich and rows): ``entropy``, users of whom the
+            small route is unsure; ``confidence``, those of whom it is sure; ``auto``, as validation says.
         budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
             (sandwich and rows; the paper's recipe cannot be told).
         costs: ``paper`` for paper FLOPs, or a file of what each route was measured to cost on a device; the
@@ -83,7 +83,7 @@ class TrainConfig:
     seen: str = "auto"
     validation_users: int = 2000
     router_table: str = "shared"
-    router_label: str = "gain"
+    router_label: str = "auto"
     budget: float = 0.3
     costs: str = PAPER_COSTS
     escalate: float = 0.75
@@ -154,7 +154,7 @@ _CHOICES = {
     "model": MODELS,
     "recipe": RECIPES,
     "router_table": ("own", "shared"),
-    "router_label": ("gain", "entropy"),
+    "router_label": ("auto", "entropy", "confidence"),
     "seen": ("auto", "keep", "exclude"),
     "tied": ("auto", "true", "false"),
     "accelerator": ("auto", "cpu", "cuda"),

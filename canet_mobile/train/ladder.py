@@ -1,4 +1,4 @@
-"""Two routes and the share of users who get the larger one: chosen on validation, within the budget."""
+"""Two routes, who gets the larger one first, and what share of the users: chosen on validation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import standard_error
-from canet_mobile.train.gains import Judged, Values
+from canet_mobile.train.judging import Judged, Values, smoothed
 
 # Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
 # is little to route: a fixed route serves as well.
 SHARES = (0.25, 0.35, 0.5, 0.65, 0.75)
 CLOSE = 0.25  # standard errors of NDCG@10 that are not paid for
+# Who is escalated first: users of whom the small route is unsure, or those of whom it is sure.
+FIRST = ("entropy", "confidence")
 
 Ints = NDArray[np.int64]
 
@@ -24,6 +26,7 @@ class Ladder:
 
     Args:
         small, large: route ids.
+        first: one of :data:`FIRST`: who is escalated first.
         share: share of users escalated to ``large``.
         ndcg10: mean validation NDCG@10 of the users each on their route.
         cost: average cost of the routes taken, without the router, in the unit of the costs.
@@ -32,22 +35,16 @@ class Ladder:
 
     small: int
     large: int
+    first: str
     share: float
     ndcg10: float
     cost: float
     budget_met: bool
 
 
-def order_of(judged: Judged, label: str, small: int, large: int) -> Values:
-    """Who is escalated first, [n]: positions ``small`` and ``large`` in ``judged``; the highest first.
-
-    Args:
-        judged: candidates on held-out users.
-        label: ``gain``: how much better the larger route's list is expected to be; ``entropy``: how unsure
-            the small route is.
-        small, large: positions in ``judged.routes``.
-    """
-    return judged.expected[large] - judged.expected[small] if label == "gain" else judged.entropy[small]
+def order_of(judged: Judged, first: str, small: int) -> Values:
+    """Who is escalated first, [n], the highest first, with the small route at this position of ``judged``."""
+    return judged.entropy[small] if first == "entropy" else -judged.entropy[small]
 
 
 def escalated(order: Values, share: float) -> NDArray[np.bool_]:
@@ -58,50 +55,63 @@ def escalated(order: Values, share: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A ladder with the route id and the NDCG@10 of every validation user, [n] each."""
+    """A ladder with the route id and the smoothed NDCG@10 of every validation user, [n] each."""
 
     ladder: Ladder
     taken: Ints
     routed: Values
 
+    @property
+    def value(self) -> float:
+        return float(self.routed.mean())
+
 
 def choose_ladder(
-    judged: Judged, costs: Values, allowed: float, label: str, most: float = 1.0
+    judged: Judged, costs: Values, allowed: float, label: str = "auto", most: float = 1.0
 ) -> tuple[Ladder, Ints]:
     """The ladder that serves validation users best within the budget, by NDCG@10.
 
-    Every pair of candidates is tried with every share that the budget leaves for it. Ladders that start at
-    the cheapest candidate come first, because their routes differ most, and so there is most for a router to
-    know; another pair is taken where it is better by more than one standard error.
+    Every pair of candidates of which one is a submodel of the other is tried, with every share that the
+    budget leaves for it, escalating the unsure or the sure users first. Which of them gain is not the same on
+    all data: an unsure user may be one whom no route can help.
 
     Args:
         judged: candidates on validation users, and how good each was there.
         costs: of every route of the space, [routes], in one unit.
         allowed: average cost that the routes of a user may have, in that unit.
-        label: how users are ordered, see :func:`order_of`.
+        label: who is escalated first, one of :data:`FIRST`; ``auto`` tries both.
         most: the largest share of users that may be escalated.
 
     Returns:
         The ladder, and the route id of every user [n].
     """
-    tried = []
-    for small, cheap in enumerate(judged.routes):
-        for large, dear in enumerate(judged.routes):
-            if costs[dear] > costs[cheap]:
-                order = order_of(judged, label, small, large)
-                tried += _ladders(judged, (small, large), order, costs, allowed, most)
+    values, tried = smoothed(judged), []
+    for pair in _pairs(judged, costs):
+        for first in FIRST if label == "auto" else (label,):
+            order = order_of(judged, first, pair[0])
+            tried += _ladders(judged, values, pair, first, order, costs, allowed, most)
     within = [row for row in tried if row.ladder.budget_met]
-    if not within:  # the budget lies below everything: as near to it as can be
-        nearest = min(tried, key=lambda row: row.ladder.cost)
-        return nearest.ladder, nearest.taken
-    cheapest = min(judged.routes, key=lambda route_id: float(costs[route_id]))
-    usual = [row for row in within if row.ladder.small == cheapest]
-    chosen = _cheapest_of_the_best(within, tolerance=0.0)
-    if usual:
-        best = _cheapest_of_the_best(usual, CLOSE)
-        gap = chosen.routed - best.routed
-        chosen = best if gap.mean() <= standard_error(gap) else _cheapest_of_the_best(within, CLOSE)
+    # The budget may lie below everything: then as near to it as can be.
+    chosen = _cheapest_of_the_best(within) if within else min(tried, key=lambda row: row.ladder.cost)
     return chosen.ladder, chosen.taken
+
+
+def _pairs(judged: Judged, costs: Values) -> list[tuple[int, int]]:
+    """Positions in ``judged`` of a cheaper and a dearer route, the first a part of the second if any is.
+
+    A table of measured costs may have it that no larger route is dearer; then sizes say nothing.
+    """
+    sizes = [vars(judged.space.routes[route_id]).values() for route_id in judged.routes]
+    rising = [
+        (small, large)
+        for small, cheap in enumerate(judged.routes)
+        for large, dear in enumerate(judged.routes)
+        if costs[dear] > costs[cheap]
+    ]
+    nested = [
+        pair for pair in rising if all(a <= b for a, b in zip(sizes[pair[0]], sizes[pair[1]], strict=True))
+    ]
+    return nested or rising
 
 
 def choose_share(
@@ -115,13 +125,20 @@ def choose_share(
         order: the fitted router's scores of the validation users, [n].
     """
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
-    tried = _ladders(judged, pair, order, costs, allowed, most)
+    tried = _ladders(judged, smoothed(judged), pair, ladder.first, order, costs, allowed, most)
     within = [row for row in tried if row.ladder.budget_met]
-    return _cheapest_of_the_best(within or tried[:1], CLOSE).ladder
+    return _cheapest_of_the_best(within or tried[:1]).ladder
 
 
 def _ladders(
-    judged: Judged, pair: tuple[int, int], order: Values, costs: Values, allowed: float, most: float
+    judged: Judged,
+    values: Values,
+    pair: tuple[int, int],
+    first: str,
+    order: Values,
+    costs: Values,
+    allowed: float,
+    most: float,
 ) -> list[_Tried]:
     """One ladder per share within the budget, or the one with the least share where there is none."""
     small, large = (judged.routes[position] for position in pair)
@@ -130,17 +147,16 @@ def _ladders(
     found = []
     for share in sorted({*(share for share in SHARES if share < limit), limit}):
         up = escalated(order, share)
-        routed = np.where(up, judged.actual[pair[1]], judged.actual[pair[0]])
+        routed, actual = (np.where(up, each[pair[1]], each[pair[0]]) for each in (values, judged.ndcg10))
         taken = np.where(up, large, small)
         spent, met = float(costs[taken].mean()), affordable >= limit
-        found.append(_Tried(Ladder(small, large, share, float(routed.mean()), spent, met), taken, routed))
+        ladder = Ladder(small, large, first, share, float(actual.mean()), spent, met)
+        found.append(_Tried(ladder, taken, routed))
     return found
 
 
-def _cheapest_of_the_best(tried: list[_Tried], tolerance: float) -> _Tried:
-    """The cheapest that lies within ``tolerance`` standard errors of the paired difference to the best."""
-    best = max(tried, key=lambda row: row.ladder.ndcg10).routed
-    good = [
-        row for row in tried if (best - row.routed).mean() <= tolerance * standard_error(best - row.routed)
-    ]
+def _cheapest_of_the_best(tried: list[_Tried]) -> _Tried:
+    """The cheapest that lies within :data:`CLOSE` standard errors of the paired difference to the best."""
+    best = max(tried, key=lambda row: row.value).routed
+    good = [row for row in tried if (best - row.routed).mean() <= CLOSE * standard_error(best - row.routed)]
     return min(good, key=lambda row: row.ladder.cost)

@@ -1,8 +1,9 @@
 """The router of the sandwich and rows recipes: distilled from what the supernet itself knows of its routes.
 
-The router learns to predict, from a history, how much better the ladder's larger route would serve it
-(:mod:`canet_mobile.train.gains`). The labels need no held-out item, so there is one for every position of
-every history, and a router of width 32 learns them in seconds. Who is escalated is then a threshold's matter.
+The router learns to predict, from a history, how unsure the ladder's smaller route is of what comes next
+(:mod:`canet_mobile.train.judging`). The label needs no held-out item, so there is one for every position of
+every history, and a router of width 32 learns it in seconds. Whether the unsure or the sure are escalated,
+validation has told (:mod:`canet_mobile.train.ladder`); how many is a threshold's matter.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from canet_mobile.data.split import HeldOut, Windows, length_buckets
 from canet_mobile.evaluate.scoring import query_batches
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
-from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.gains import Values, expected_ndcg, judge, seen_before
+from canet_mobile.train.judging import Values, doubt, judge, seen_before, smoothed
 from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
 from canet_mobile.train.spending import Spending
 
@@ -31,8 +31,8 @@ ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
 Labelled = tuple[Tensor, Tensor, Tensor]  # histories [B, T], which positions [B, T], their labels [positions]
 RULES = {
-    "gain": "expected gain of the large route, distilled",
-    "entropy": "entropy of the small route, distilled",
+    "entropy": "the users of whom the small route is unsure, distilled",
+    "confidence": "the users of whom the small route is sure, distilled",
 }
 
 
@@ -44,10 +44,10 @@ def fit_router(
     windows: Windows,
     spending: Spending,
 ) -> tuple[Canet, dict[str, Any], Ladder]:
-    """Choose the ladder on validation, then distil a router that tells who gains from its larger route.
+    """Choose the ladder on validation, then distil a router that tells who is first to get its larger route.
 
     The regression head [1, 32] is folded into the router's usual head: logit 0 for the small route, the
-    predicted gain (in standard deviations) for the large one, -1e4 for the rest. The threshold is left to the
+    prediction (in standard deviations) for the large one, -1e4 for the rest. The threshold is left to the
     operating points.
 
     Args:
@@ -67,18 +67,18 @@ def fit_router(
     judged = judge(net, choosing, config.seen)
     limits = (spending.routes, spending.allowed(config.budget))
     ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
-    small, large = (config.space.routes[route_id] for route_id in (ladder.small, ladder.large))
-    fitted = _fold(_distil(net, blank, config, windows, others, small, large), blank, ladder)
-    truth = order_of(judged, config.router_label, *map(judged.routes.index, (ladder.small, ladder.large)))
+    fitted = _fold(_distil(net, blank, config, windows, others, ladder), blank, ladder)
+    truth = order_of(judged, ladder.first, judged.routes.index(ladder.small))
     scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
     spent = ladder.cost + spending.router
     fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
-    best = max(fixed, key=lambda n: float(judged.actual[n].mean()))
+    means = smoothed(judged).mean(1)
+    best = max(fixed, key=lambda n: float(means[n]))
     summary = {
-        "rule": RULES[config.router_label],
-        "small": small.entry,
-        "large": large.entry,
+        "rule": RULES[ladder.first],
+        "small": config.space.routes[ladder.small].entry,
+        "large": config.space.routes[ladder.large].entry,
         "escalated_share": ladder.share,
         "budget_met": ladder.budget_met,
         "correlation_with_label": _correlation(scores, truth),
@@ -98,8 +98,7 @@ def _distil(
     config: TrainConfig,
     windows: Windows,
     others: HeldOut,
-    small: Route,
-    large: Route,
+    ladder: Ladder,
 ) -> Router:
     """A router of one output, fitted to the labels of very many positions, then of ends nobody trained on.
 
@@ -119,13 +118,13 @@ def _distil(
     positions = []
     for rows in _labelled_batches(windows, config.seed):
         seq = torch.from_numpy(windows.batch(rows)[0]).to(device)
-        positions.append((seq, seq > 0, _labels(net, seq, seq > 0, config, small, large)))
+        positions.append((seq, seq > 0, _labels(net, seq, seq > 0, config, ladder)))
     _fit(router, table, positions, FIT_LR, config.seed)
     ends = []
     for _, seq in query_batches(net, others, size=FIT_BATCH):
         last = torch.zeros_like(seq, dtype=torch.bool)
         last[:, -1] = True
-        ends.append((seq, last, _labels(net, seq, last, config, small, large)))
+        ends.append((seq, last, _labels(net, seq, last, config, ladder)))
     _fit(router, table, ends, ENDS_LR, config.seed + 1)
     return router.eval()
 
@@ -159,14 +158,11 @@ def _labelled_batches(windows: Windows, seed: int) -> list[Any]:
 
 
 @torch.no_grad()
-def _labels(
-    net: Supernet, seq: Tensor, where: Tensor, config: TrainConfig, small: Route, large: Route
-) -> Tensor:
+def _labels(net: Supernet, seq: Tensor, where: Tensor, config: TrainConfig, ladder: Ladder) -> Tensor:
     """The label of every position ``where`` [B, T] of ``seq`` [B, T]: [positions] float32."""
-    states = [net.sliced(seq, route)[where] for route in (small, large)]
     seen = seen_before(seq)[where] if config.seen == "exclude" else None
-    expected, entropy, _ = expected_ndcg(net, states, seen)
-    return expected[1] - expected[0] if config.router_label == "gain" else entropy[0]
+    found = doubt(net, net.sliced(seq, config.space.routes[ladder.small])[where], seen)
+    return found if ladder.first == "entropy" else -found
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasre
 from canet_mobile.files import read_json
 from canet_mobile.schema import validate
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
-from canet_mobile.train.gains import candidates
+from canet_mobile.train.judging import candidates
 
 Values = NDArray[np.float64]
 MAKE_ONE = "canet-mobile replay PACKAGE --costs-out FILE makes one"

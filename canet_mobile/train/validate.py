@@ -15,7 +15,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
-from canet_mobile.train.gains import judge
+from canet_mobile.train.judging import judge
 from canet_mobile.train.ladder import choose_ladder
 from canet_mobile.train.spending import average_mflops, spending_of
 
