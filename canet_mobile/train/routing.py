@@ -31,8 +31,8 @@ ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
 Labelled = tuple[Tensor, Tensor, Tensor]  # histories [B, T], which positions [B, T], their labels [positions]
 RULES = {
-    "entropy": "the users of whom the small route is unsure, distilled",
-    "confidence": "the users of whom the small route is sure, distilled",
+    "entropy": "entropy of the small route, distilled: the unsure first",
+    "confidence": "entropy of the small route, distilled: the sure first",
 }
 
 
