@@ -53,13 +53,14 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     ours = [f"{supernet} {seed}" for supernet in supernets for seed in (0, 1)]
     assert sorted(trained) == sorted(ours), "one training per supernet and seed"
     for seed in (0, 1):
-        mine, other = (
+        mine, unsure, own = (
             load_canet(find_run(next((tmp_path / "out" / "runs").glob(f"{name}.seed{seed}.*")) / "run"))
-            for name in ("canet", "canet-entropy")
+            for name in ("canet", "canet-entropy", "canet-own")
         )
         for key, tensor in mine.supernet.state_dict().items():
-            assert torch.equal(tensor, other.supernet.state_dict()[key])
-        assert not torch.equal(mine.router.head_weight, other.router.head_weight)
+            assert torch.equal(tensor, unsure.supernet.state_dict()[key])
+            assert torch.equal(tensor, own.supernet.state_dict()[key])
+        assert (mine.router.config.table, own.router.config.table) == ("shared", "own")
 
 
 def test_without_canet_another_router_trains_its_own_supernet(data: Dataset, tmp_path: Path) -> None:
