@@ -75,7 +75,10 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
     """
     text = ""
     for name, title in titles.items():
-        ours, others = _common(found.get("canet", []), found.get(name, []))
+        others = found.get(name, [])
+        label = others[0]["config"]["router_label"] if others else None
+        former = label == "gain" and name != "canet-gain"
+        ours, others = _common(found.get("canet-gain" if former else "canet", []), others)
         if not ours:
             continue
         seen = ours[0]["config"]["seen"]
@@ -90,7 +93,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
         cells = (
             f"{data} ({len(ours)})",
-            title,
+            f"{title} (both with expected gains)" if former else title,
             f"{with_it['routed']:.4f}",
             f"{without['routed']:.4f}",
             *ratios,
