@@ -41,8 +41,8 @@ def main_table(document: Mapping[str, Any]) -> Table:
     error = f"; ± is the standard error over {seeds} seeds" if seeds > 1 else ""
     note = (
         f"seen={protocol} ({_SAID[protocol]}). MFLOPs = 2 × MACs of an average request by the paper's count, "
-        f"router included{error}. A method is cut when its validation was still improving at the end of "
-        "training."
+        f"router included{error}. A method is cut when its training ended before validation had stood "
+        "still for its patience."
     )
     header = ["method", "NDCG@10", "Recall@10", "MFLOPs", "of SASRec-full", "epochs (best)", "ended"]
     rows = [

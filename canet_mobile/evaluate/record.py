@@ -10,7 +10,6 @@ from canet_mobile.data.dataset import Dataset
 if TYPE_CHECKING:
     from canet_mobile.train.run import Run
 
-CUT_BY_CLOCK = "max_minutes"
 
 
 def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,8 +44,8 @@ def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping
 
 
 def converged(record: Mapping[str, Any]) -> bool:
-    """Whether validation had stopped improving; a run that was cut short might have become better."""
-    best = record["best_epoch"]
-    if record["stopped_by"] == CUT_BY_CLOCK or best is None:
-        return False
-    return record["stopped_by"] == "patience" or best + 1 < record["epochs"]
+    """Whether validation stood still for the run's `patience`; any other run might have become better.
+
+    A best epoch before the last one is not enough: in a few short epochs a model can wait on a plateau.
+    """
+    return bool(record["stopped_by"] == "patience")
