@@ -89,7 +89,8 @@ def _run_sentences(document: Mapping[str, Any]) -> list[str]:
     sentences = []
     if cut:
         sentences.append(
-            f"{cut} of {len(runs)} runs ended before validation stood still: more epochs may change the order."
+            f"{cut} of {len(runs)} runs ended before validation stood still: more epochs may change the "
+            "order."
         )
     failed = [row["title"] for row in document["methods"] if row["failures"]]
     if failed:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from canet_mobile.train.run import Run
 
 
-
 def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What one training was, what it took and what came out.
 
