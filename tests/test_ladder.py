@@ -109,7 +109,7 @@ def test_a_larger_route_holds_the_smaller_one() -> None:
 
 def test_costs_that_fall_with_size_leave_every_rising_pair() -> None:
     ladder, _ = choose_ladder(judged(users(0.1, 0.2, 0.3)), COSTS[::-1].copy(), 4.0)
-    assert (ladder.small, ladder.large) == (3, 0) or ladder.small > ladder.large
+    assert ladder.small > ladder.large
 
 
 def test_a_budget_below_everything_takes_the_cheapest_ladder_and_says_so() -> None:
