@@ -12,7 +12,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.evaluate.scoring import route_users
 from canet_mobile.train import advice, spending
 from canet_mobile.train.advice import advise, divide_users, sentence
-from canet_mobile.train.judging import judge, smoothed
+from canet_mobile.train.judging import judge
 from canet_mobile.train.operating import set_points
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.trainer import train
@@ -56,7 +56,7 @@ def test_the_router_is_compared_with_chance_and_with_one_route(
     chose = judge(model.supernet, choosing, seen)
     affordable = {
         r: v.mean()
-        for r, v in zip(chose.routes, smoothed(chose), strict=True)
+        for r, v in zip(chose.routes, chose.smoothed, strict=True)
         if costs.routes[r] <= ladder.cost
     }
     fixed = max(affordable, key=lambda r: affordable[r])

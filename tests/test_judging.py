@@ -13,7 +13,7 @@ from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.train import judging
-from canet_mobile.train.judging import Judged, candidates, doubt, judge, seen_before, smoothed
+from canet_mobile.train.judging import Judged, candidates, doubt, judge, seen_before
 
 ITEMS = 40
 
@@ -93,9 +93,9 @@ def test_smoothing_keeps_what_adds_up_and_shares_out_the_rest() -> None:
     routes = tuple(candidates(SPACE))
     clean = additive([0.1, 0.2, 0.4], [0.0, 0.05])
     users = np.stack([clean, 2 * clean], 1)
-    assert smoothed(Judged(SPACE, routes, users, users)) == pytest.approx(users)
+    assert Judged(SPACE, routes, users, users).smoothed == pytest.approx(users)
     odd = users.copy()
     odd[4] += 0.08  # one of the four routes of two widths and two depths is lucky
-    found = smoothed(Judged(SPACE, routes, odd, odd))
+    found = Judged(SPACE, routes, odd, odd).smoothed
     assert found[:, 0] == pytest.approx(users[:, 0] + [0, -0.02, 0.02, 0.02, 0.06])
     assert found.mean() == pytest.approx(odd.mean())

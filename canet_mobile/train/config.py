@@ -34,6 +34,8 @@ class TrainConfig:
             lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
         residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any
             other value also starts attention as a mean of the history.
+        prior: where the classifier's biases start: ``popularity``, the log of how often each item was
+            consumed in training, which the first epochs then need not learn; ``none``, at zero.
         average: half-life, in epochs, of the moving average of the weights, which teaches every route and is
             what is kept (sandwich); 0 keeps the weights themselves, and the largest route teaches.
         dropout, clip: dropout probability; bound of the gradient's norm.
@@ -76,6 +78,7 @@ class TrainConfig:
     final_lr: float = 0.02
     tied: str = "auto"
     residual: float = 0.1
+    prior: str = "none"
     average: float = 0.5
     dropout: float = 0.2
     clip: float = 5.0
@@ -157,6 +160,7 @@ _CHOICES = {
     "router_label": ("auto", "entropy", "confidence"),
     "seen": ("auto", "keep", "exclude"),
     "tied": ("auto", "true", "false"),
+    "prior": ("none", "popularity"),
     "accelerator": ("auto", "cpu", "cuda"),
     "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
 }

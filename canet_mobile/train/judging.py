@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,30 +39,30 @@ class Judged:
     ndcg10: Values
     entropy: Values
 
+    @cached_property
+    def smoothed(self) -> Values:
+        """Each user's NDCG@10 as the sum of what a width and what a depth are worth to that user, [c, n].
+
+        A least-squares fit over the candidates. Few users tell 13 routes apart badly, and the best of many
+        noisy means is mostly luck; three or four widths and depths are told apart better.
+        """
+        routes = [self.space.routes[route_id] for route_id in self.routes]
+        widths = list(dict.fromkeys((route.embedding, route.hidden) for route in routes))
+        depths = list(dict.fromkeys(route.depth for route in routes))
+        design = np.array(
+            [
+                [(route.embedding, route.hidden) == width for width in widths]
+                + [route.depth == depth for depth in depths[1:]]
+                for route in routes
+            ],
+            np.float64,
+        )
+        return design @ np.linalg.pinv(design) @ self.ndcg10
+
 
 def candidates(space: RoutingSpace) -> list[int]:
     """Routes a ladder may use: the smallest, and those of the widest embedding, which costs little."""
     return [n for n, r in enumerate(space) if r == space.smallest or r.embedding == space.largest.embedding]
-
-
-def smoothed(judged: Judged) -> Values:
-    """Each user's NDCG@10 as the sum of what a width and what a depth are worth to that user, [c, n].
-
-    A least-squares fit over the candidates. Few users tell 13 routes apart badly, and the best of many noisy
-    means is mostly luck; three or four widths and depths are told apart better.
-    """
-    routes = [judged.space.routes[route_id] for route_id in judged.routes]
-    widths = list(dict.fromkeys((route.embedding, route.hidden) for route in routes))
-    depths = list(dict.fromkeys(route.depth for route in routes))
-    design = np.array(
-        [
-            [(route.embedding, route.hidden) == width for width in widths]
-            + [route.depth == depth for depth in depths[1:]]
-            for route in routes
-        ],
-        np.float64,
-    )
-    return design @ np.linalg.pinv(design) @ judged.ndcg10
 
 
 def entropy_of(scores: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import standard_error
-from canet_mobile.train.judging import Judged, Values, smoothed
+from canet_mobile.train.judging import Judged, Values
 
 # Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
 # is little to route: a fixed route serves as well.
@@ -54,6 +54,15 @@ def escalated(order: Values, share: float) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
+class _Limits:
+    """What routes cost, [routes]; the average cost allowed; the largest share that may be escalated."""
+
+    costs: Values
+    allowed: float
+    most: float
+
+
+@dataclass(frozen=True)
 class _Tried:
     """A ladder with the route id and the smoothed NDCG@10 of every validation user, [n] each."""
 
@@ -85,11 +94,10 @@ def choose_ladder(
     Returns:
         The ladder, and the route id of every user [n].
     """
-    values, tried = smoothed(judged), []
+    limits, tried = _Limits(costs, allowed, most), []
     for pair in _pairs(judged, costs):
         for first in FIRST if label == "auto" else (label,):
-            order = order_of(judged, first, pair[0])
-            tried += _ladders(judged, values, pair, first, order, costs, allowed, most)
+            tried += _ladders(judged, pair, first, order_of(judged, first, pair[0]), limits)
     within = [row for row in tried if row.ladder.budget_met]
     # The budget may lie below everything: then as near to it as can be.
     chosen = _cheapest_of_the_best(within) if within else min(tried, key=lambda row: row.ladder.cost)
@@ -125,29 +133,25 @@ def choose_share(
         order: the fitted router's scores of the validation users, [n].
     """
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
-    tried = _ladders(judged, smoothed(judged), pair, ladder.first, order, costs, allowed, most)
+    tried = _ladders(judged, pair, ladder.first, order, _Limits(costs, allowed, most))
     within = [row for row in tried if row.ladder.budget_met]
     return _cheapest_of_the_best(within or tried[:1]).ladder
 
 
 def _ladders(
-    judged: Judged,
-    values: Values,
-    pair: tuple[int, int],
-    first: str,
-    order: Values,
-    costs: Values,
-    allowed: float,
-    most: float,
+    judged: Judged, pair: tuple[int, int], first: str, order: Values, limits: _Limits
 ) -> list[_Tried]:
     """One ladder per share within the budget, or the one with the least share where there is none."""
     small, large = (judged.routes[position] for position in pair)
-    affordable = min(1.0, (allowed - float(costs[small])) / float(costs[large] - costs[small]))
+    costs, most = limits.costs, limits.most
+    affordable = min(1.0, (limits.allowed - float(costs[small])) / float(costs[large] - costs[small]))
     limit = max(min(affordable, most), min(SHARES[0], most))
     found = []
     for share in sorted({*(share for share in SHARES if share < limit), limit}):
         up = escalated(order, share)
-        routed, actual = (np.where(up, each[pair[1]], each[pair[0]]) for each in (values, judged.ndcg10))
+        routed, actual = (
+            np.where(up, each[pair[1]], each[pair[0]]) for each in (judged.smoothed, judged.ndcg10)
+        )
         taken = np.where(up, large, small)
         spent, met = float(costs[taken].mean()), affordable >= limit
         ladder = Ladder(small, large, first, share, float(actual.mean()), spent, met)

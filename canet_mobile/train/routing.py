@@ -21,7 +21,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.judging import Values, doubt, judge, seen_before, smoothed
+from canet_mobile.train.judging import Values, doubt, judge, seen_before
 from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
 from canet_mobile.train.spending import Spending
 
@@ -73,7 +73,7 @@ def fit_router(
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
     spent = ladder.cost + spending.router
     fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
-    means = smoothed(judged).mean(1)
+    means = judged.smoothed.mean(1)
     best = max(fixed, key=lambda n: float(means[n]))
     summary = {
         "rule": RULES[ladder.first],

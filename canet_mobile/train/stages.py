@@ -1,4 +1,4 @@
-"""What some models need besides the training loop: AutoDim's search before it, CANet's router after it."""
+"""What stands around the training loop: the first weights, AutoDim's search, and CANet's router after it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from canet_mobile.baselines.autodim import AutoDim, describe_choice, popularity_groups, search
 from canet_mobile.data.dataset import Dataset
@@ -26,6 +27,21 @@ from canet_mobile.train.routing import fit_router
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
+
+
+def untrained(config: TrainConfig, dataset: Dataset) -> Model:
+    """A model before its first step; the caller seeds PyTorch first.
+
+    With ``prior = "popularity"`` it scores items by how often they were consumed in training, log(n + 1)
+    around a mean of 0. FPMC, whose classifier has no biases, starts as ever.
+    """
+    model = build_any(config, dataset.num_items, dataset.num_histories)
+    bias = (model.supernet if isinstance(model, Canet) else model).classifier_bias
+    if config.prior == "popularity" and isinstance(bias, nn.Parameter):
+        counts = torch.from_numpy(training_counts(dataset)[1:]).float().log1p()
+        with torch.no_grad():
+            bias[1:] = counts - counts.mean()
+    return model
 
 
 def search_sizes(
@@ -76,7 +92,7 @@ def search_sizes(
         reporter.note(f"items per embedding size: {counts}")
     state.seconds += time.monotonic() - started
     torch.manual_seed(config.seed)
-    fresh = build_any(config, dataset.num_items, dataset.num_histories)
+    fresh = untrained(config, dataset)
     assert isinstance(fresh, AutoDim)
     fresh.group.copy_(searched.group)
     fresh.choice.copy_(searched.choice)

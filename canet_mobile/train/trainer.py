@@ -18,14 +18,13 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
 from canet_mobile.model.recommender import parts_of
 from canet_mobile.train.automatic import settled
-from canet_mobile.train.checkpoint import build_any
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
 from canet_mobile.train.spending import spending_of
-from canet_mobile.train.stages import search_sizes, settle_routing
+from canet_mobile.train.stages import search_sizes, settle_routing, untrained
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
 
@@ -131,7 +130,7 @@ def epoch_batches(windows: Windows, config: TrainConfig, epoch: int, fabric: Fab
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
     config = run.config
     torch.manual_seed(config.seed)
-    store = Store(run, build_any(config, dataset.num_items, dataset.num_histories), config)
+    store = Store(run, untrained(config, dataset), config)
     state, optimizer_state = LoopState(), None
     windows = training_windows(dataset, config.length, last=config.windows or None)
     with stop_signals() as flag:
