@@ -33,7 +33,7 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     def counted(config, *arguments, **options):
         trained.append(
             f"{config.recipe} {config.average} {config.router_label} {config.router_table} {config.residual} "
-            f"{config.seed}"
+            f"{config.moving} {config.seed}"
         )
         return train(config, *arguments, **options)
 
@@ -42,13 +42,14 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
     assert not any(row["failures"] for row in document["methods"])
     assert [row["name"] for row in document["methods"]] == [
-        "canet", "canet-entropy", "canet-own", "canet-unaveraged", "canet-untied", "canet-rows"
+        "canet", "canet-entropy", "canet-own", "canet-unaveraged", "canet-fixed", "canet-untied", "canet-rows"
     ]  # fmt: skip
     supernets = (
-        "sandwich 0.5 auto shared 0.1",
-        "sandwich 0.0 auto shared 0.1",
-        "sandwich 0.5 auto shared 0.0",
-        "rows 0.5 auto shared 0.1",
+        "sandwich 0.5 auto shared 0.1 True",
+        "sandwich 0.0 auto shared 0.1 True",
+        "sandwich 0.5 auto shared 0.1 False",
+        "sandwich 0.5 auto shared 0.0 True",
+        "rows 0.5 auto shared 0.1 True",
     )
     ours = [f"{supernet} {seed}" for supernet in supernets for seed in (0, 1)]
     assert sorted(trained) == sorted(ours), "one training per supernet and seed"

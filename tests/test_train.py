@@ -17,7 +17,6 @@ from conftest import make_dataset
 from training_toys import SMALL, assert_same, small
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import training_windows
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import sha256_file
 from canet_mobile.train import trainer
@@ -261,21 +260,6 @@ def test_runaway_training_is_stopped(
     monkeypatch.setattr(trainer.Objective, "forward", broken)
     with pytest.raises(CanetError, match=r"not finite at step 0[\s\S]*lr="):
         train(small(), dataset, tmp_path / "run")
-
-
-def test_every_item_but_the_first_is_a_training_target_once(dataset: Dataset) -> None:
-    for length in (3, 5, 50):
-        windows = training_windows(dataset, length)
-        seen: list[tuple[int, int]] = []
-        for start, end in zip(windows.starts, windows.ends, strict=True):
-            seen += [(i, int(dataset.items[i])) for i in range(start + 1, end)]
-            assert 1 <= end - start - 1 <= length
-        expected = [
-            (i, int(dataset.items[i]))
-            for n in range(dataset.num_histories)
-            for i in range(dataset.offsets[n] + 1, dataset.offsets[n + 1] - 2)
-        ]
-        assert sorted(seen) == expected
 
 
 def test_learning_rate_warms_up_and_falls_to_its_final_share() -> None:

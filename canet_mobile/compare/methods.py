@@ -266,6 +266,13 @@ def _recipe() -> list[Method]:
             "the largest route of each step teaches, and the last weights are kept",
         ),
         Method(
+            "canet-fixed",
+            "CANet, fixed windows",
+            "recipe",
+            {"model": "canet", "moving": False},
+            "long histories are cut into the same windows in every epoch",
+        ),
+        Method(
             "canet-untied",
             "CANet, untied",
             "recipe",

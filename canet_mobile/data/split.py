@@ -103,23 +103,31 @@ class Windows:
         return inputs, np.where(inputs > 0, targets, 0)
 
 
-def training_windows(dataset: Dataset, length: int, *, last: int | None = None) -> Windows:
+def training_windows(
+    dataset: Dataset, length: int, *, last: int | None = None, moved: np.random.Generator | None = None
+) -> Windows:
     """Cut every training history (all but its last two items) into windows, newest first.
 
-    Every item but a history's first is a target exactly once.
+    Every item but a history's first is a target exactly once. With ``moved``, the second window of a history
+    of more than ``length`` targets ends at a place drawn within the newest one, and the others follow it:
+    what both hold is a target twice, and with every draw other items stand at a window's ends.
 
     Args:
         dataset: the dataset.
         length: targets per window, at most.
         last: keep only each history's newest ``last`` windows; None keeps all.
+        moved: draws where the windows of long histories end; None puts them end to end.
     """
     begin, stop = dataset.offsets[:-1], dataset.offsets[1:] - 2
-    count = np.maximum(-(-(stop - begin - 1) // length), 0)
+    targets = np.maximum(stop - begin - 1, 0)
+    # How far before the newest window's end the second one ends.
+    step = np.full(len(stop), length) if moved is None else moved.integers(1, length + 1, len(stop))
+    count = np.where(targets > length, 1 - (step - targets) // length, targets > 0)
     if last is not None:
         count = np.minimum(count, last)
     owner = np.repeat(np.arange(len(count)), count)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-    ends = stop[owner] - number * length
+    ends = stop[owner] - np.where(number > 0, step[owner] + (number - 1) * length, 0)
     starts = np.maximum(ends - length - 1, begin[owner])
     return Windows(dataset.items, starts, ends, length, owner)
 

@@ -27,6 +27,8 @@ class TrainConfig:
             among the embedding sizes.
         length: input length L.
         windows: newest windows of each history to train on; 0 takes all.
+        moving: cut histories longer than L at another place in every epoch, besides their newest window;
+            false cuts them into the same windows, end to end, every time.
         batch: rows per step and process.
         epochs: at most; the learning rate's cosine ends here.
         lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
@@ -71,6 +73,7 @@ class TrainConfig:
     depth: tuple[int, ...] = (2, 4, 6, 8)
     length: int = 50
     windows: int = 0
+    moving: bool = True
     batch: int = 32
     epochs: int = 8
     lr: float = 3e-3

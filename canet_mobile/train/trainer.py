@@ -29,6 +29,7 @@ from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
+MOVED = 1  # the stream of random numbers that places windows
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,12 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
 
 
+def epoch_windows(dataset: Dataset, config: TrainConfig, epoch: int) -> Windows:
+    """The windows of one epoch, the same in every process and after a resume."""
+    moved = np.random.default_rng((config.seed, epoch, MOVED)) if config.moving else None
+    return training_windows(dataset, config.length, last=config.windows or None, moved=moved)
+
+
 def epoch_batches(windows: Windows, config: TrainConfig, epoch: int, fabric: Fabric) -> list[Any]:
     """This process's batches of one epoch; every process gets the same number."""
     rng = np.random.default_rng((config.seed, epoch))
@@ -162,16 +169,17 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
 def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) -> None:
     """Train what is left of the current epoch."""
     fabric, config, state = session.fabric, session.config, session.state
-    batches = epoch_batches(session.windows, config, state.epoch, fabric)
+    windows = epoch_windows(session.dataset, config, state.epoch)
+    batches = epoch_batches(windows, config, state.epoch, fabric)
     step.train()
     saved_at = time.monotonic()
     for batch in batches[state.step_in_epoch :]:
         started = time.monotonic()
-        seq, targets = (torch.from_numpy(part).to(fabric.device) for part in session.windows.batch(batch))
+        seq, targets = (torch.from_numpy(part).to(fabric.device) for part in windows.batch(batch))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, config.epochs * len(batches))
         seed = (config.seed * 1_000_003 + state.step) * fabric.world_size + fabric.global_rank
-        users = torch.from_numpy(session.windows.users[batch]).to(fabric.device)
+        users = torch.from_numpy(windows.users[batch]).to(fabric.device)
         parts = step(seq, targets.long(), seed, users)
         fabric.backward(parts["loss"])
         fabric.clip_gradients(step, optimizer, max_norm=config.clip, error_if_nonfinite=False)
