@@ -18,6 +18,13 @@ PARTS_HEADER = (
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
 
+# What the reference of a part has in common with it, where that is not today's default.
+BOTH = {
+    "canet": "",
+    "canet-fixed": " (both with fixed windows)",
+    "canet-gain": " (both with expected gains, fixed windows)",
+}
+
 
 def mean(values: list[float]) -> float:
     """The mean of one figure per seed."""
@@ -76,9 +83,8 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
     text = ""
     for name, title in titles.items():
         others = found.get(name, [])
-        label = others[0]["config"]["router_label"] if others else None
-        former = label == "gain" and name != "canet-gain"
-        ours, others = _common(found.get("canet-gain" if former else "canet", []), others)
+        reference = _reference(name, others, found)
+        ours, others = _common(found.get(reference, []), others)
         if not ours:
             continue
         seen = ours[0]["config"]["seen"]
@@ -93,13 +99,24 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
         cells = (
             f"{data} ({len(ours)})",
-            f"{title} (both with expected gains)" if former else title,
+            title + BOTH[reference],
             f"{with_it['routed']:.4f}",
             f"{without['routed']:.4f}",
             *ratios,
         )
         text += f"| {' | '.join(cells)} |\n"
     return text
+
+
+def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
+    """The experiment from which these records differ in their one part: the default, or what it was then."""
+    config = others[0]["config"] if others else {}
+    if config.get("router_label") == "gain" and name != "canet-gain":
+        return "canet-gain"
+    ours = found.get("canet", [])
+    moving = bool(ours) and ours[0]["config"].get("moving", False)
+    # Records without the key are older than it: their windows were fixed.
+    return "canet-fixed" if moving and not config.get("moving", False) and name != "canet-fixed" else "canet"
 
 
 def _each_route(record: dict[str, Any], seen: str) -> list[float]:

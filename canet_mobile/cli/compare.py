@@ -18,7 +18,7 @@ from canet_mobile.errors import EXIT_ERROR, EXIT_OK
     "--models",
     default="all",
     show_default=True,
-    help="Comma-separated methods, groups (table, losses, spaces, granularity) or sasrec-WIDTHxDEPTH.",
+    help="Comma-separated methods, groups (table, losses, spaces, granularity, recipe), sasrec-WIDTHxDEPTH.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per method.")
 @click.option("--budget", type=float, help="Share of SASRec-full's paper FLOPs CANet may spend.")
@@ -55,6 +55,7 @@ def compare(
     Methods: fpmc gru4rec nextitnet sasrec-full sasrec-small sasrec-same skiprec autodim
              canet-paper canet canet-u canet-g canet-ug
              canet-depth canet-embedding canet-coarse canet-fine
+             canet-entropy canet-own canet-unaveraged canet-fixed canet-untied canet-rows
 
     \b
     Examples:

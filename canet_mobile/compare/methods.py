@@ -66,7 +66,15 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        {"windows": 1, "epochs": 3, "batch": 48, "lr": 4e-3, "warmup_steps": 30, "validation_users": 1000},
+        {
+            "windows": 1,
+            "epochs": 3,
+            "batch": 48,
+            "lr": 4e-3,
+            "warmup_steps": 30,
+            "prior": "popularity",
+            "validation_users": 1000,
+        },
         2000,
         "every method once on two cores and a small data set; most runs are cut short",
     ),
