@@ -231,6 +231,6 @@ def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
     for name in (*known_methods(TrainConfig(), 100), *GROUPS):
         assert f"`{name}`" in manual
     for name, preset in PRESETS.items():
-        changes = ", ".join(f"`{key} = {value}`" for key, value in preset.changes.items()) or "nothing"
+        changes = ", ".join(f"`{k} = {json.dumps(v)}`" for k, v in preset.changes.items()) or "nothing"
         users = "all" if preset.limit is None else f"{preset.limit:,}"
         assert f"| `{name}` | {changes} | {users} |" in manual
