@@ -64,7 +64,7 @@ The default recipe and the same with one part exchanged, over the seeds that bot
 default: of the routed NDCG@10, of the mean over all routes given to everybody, and of the largest route. "A router of
 expected gains" was the default's until it was seen to learn nothing of its label (docs/training.md); its code is in the
 history alone. A part measured in those days is compared with it, and one measured before windows moved with "fixed
-windows". On s3rec-beauty, diginetica and yoochoose-100k all windows are fixed: at most 1 % of the histories there are
+windows". On s3rec-beauty, diginetica and yoochoose-100k all windows are fixed: hardly 1 % of the histories there are
 longer than one.
 
 """
