@@ -49,7 +49,8 @@ where DIR holds the public data sets named in `benchmarks/experiments.toml`. Wha
 
 ## The default recipe
 
-CANet as `train` makes it without options, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to
+CANet by the recipe of `train`'s defaults, with the epochs, dropout and windows that `benchmarks/experiments.toml` gives to
+all methods of a data set, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to
 the largest route of its own supernet, to the plain SASRec nearest in cost, to a first-order Markov chain, and, on average
 over sizes, of a route to a plain SASRec of its size that was trained alone. The last column is what `train` advised from
 validation, for each seed.
