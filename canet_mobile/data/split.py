@@ -59,6 +59,13 @@ class HeldOut:
         return batch_rows, self.items[np.repeat(self.starts[rows], lengths) + offsets].astype(np.int64)
 
 
+def evenly_spaced(users: Ints, limit: int | None) -> Ints:
+    """``limit`` of the users, evenly spaced, the first and the last among them; all if there are no more."""
+    if limit is None or limit >= len(users):
+        return users
+    return users[np.linspace(0, len(users) - 1, limit).round().astype(np.int64)]
+
+
 def held_out(dataset: Dataset, split: Split, *, limit: int | None = None) -> HeldOut:
     """The queries of a split.
 
@@ -67,9 +74,7 @@ def held_out(dataset: Dataset, split: Split, *, limit: int | None = None) -> Hel
         split: ``validation`` reads all but the last two items, ``test`` all but the last.
         limit: take this many users, evenly spaced, instead of all.
     """
-    users = np.arange(dataset.num_histories, dtype=np.int64)
-    if limit is not None and limit < len(users):
-        users = np.linspace(0, len(users) - 1, limit).round().astype(np.int64)
+    users = evenly_spaced(np.arange(dataset.num_histories, dtype=np.int64), limit)
     ends = dataset.offsets[users + 1] - _LEFT_OUT[split]
     return HeldOut(dataset.items, users, dataset.offsets[users], ends)
 

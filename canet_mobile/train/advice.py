@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import HeldOut, held_out
+from canet_mobile.data.split import HeldOut, evenly_spaced, held_out
 from canet_mobile.evaluate.metrics import Values, ndcg
 from canet_mobile.evaluate.routing import histogram, is_better, paired, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.config import TrainConfig
 
-CHOOSING_USERS, OTHER_USERS, ADVISING_USERS = 10_000, 40_000, 10_000
+CHOOSING_USERS, OTHER_USERS = 10_000, 40_000
+# Routing has been seen to gain three per cent at most, and two standard errors of fewer users are more than
+# that: what lies beyond them is mostly luck.
+FEWEST_USERS = 1_000
 
 
 def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:
@@ -34,7 +37,7 @@ def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:
     others = np.setdiff1d(everybody.users, choosing.users)
     if not len(others):
         return choosing, choosing
-    others = others[:: -(-len(others) // OTHER_USERS)]
+    others = evenly_spaced(others, OTHER_USERS)
     return choosing, HeldOut(everybody.items, others, everybody.starts[others], everybody.ends[others])
 
 
@@ -44,36 +47,36 @@ def advise(canet: Canet, config: TrainConfig, others: HeldOut, fixed: str) -> di
     Args:
         canet: the finished model.
         config: for its seen protocol.
-        others: validation queries whose targets chose nothing; :data:`ADVISING_USERS` of them are read.
+        others: validation queries whose targets chose nothing.
         fixed: entry of the best single route of no more cost, chosen on other users.
 
     Returns:
         ``fixed``, ``users``, the paired differences ``against_random`` and ``against_fixed`` in NDCG@10, and
-        whether routing ``pays``: both lie above zero by more than two standard errors.
+        whether routing ``pays``: both lie above zero by more than two standard errors, of
+        :data:`FEWEST_USERS` or more.
     """
-    every = -(-len(others) // ADVISING_USERS)
-    judges = HeldOut(others.items, others.users[::every], others.starts[::every], others.ends[::every])
-    taken, space = route_users(canet, judges), canet.space
+    taken, space = route_users(canet, others), canet.space
     fixed_id = space.id_of(space.named(fixed))
-    per_route = np.zeros((len(space), len(judges)))
+    per_route = np.zeros((len(space), len(others)))
     for route_id in {*taken.tolist(), fixed_id}:
-        per_route[route_id] = _served(canet, config, judges, route_id)
-    routed = per_route[taken, np.arange(len(judges))]
+        per_route[route_id] = _served(canet, config, others, route_id)
+    routed = per_route[taken, np.arange(len(others))]
     blind = random_routing(per_route, histogram(taken, len(space)))
+    enough = len(others) >= FEWEST_USERS
     against_random, against_fixed = paired(routed, blind), paired(routed, per_route[fixed_id])
     return {
         "fixed": fixed,
-        "users": len(judges),
+        "users": len(others),
         "against_random": against_random,
         "against_fixed": against_fixed,
-        "pays": is_better(against_random) and is_better(against_fixed),
+        "pays": enough and is_better(against_random) and is_better(against_fixed),
     }
 
 
-def _served(canet: Canet, config: TrainConfig, judges: HeldOut, route_id: int) -> Values:
+def _served(canet: Canet, config: TrainConfig, queries: HeldOut, route_id: int) -> Values:
     """NDCG@10 of users who all take one route, [n]."""
-    ids = np.full(len(judges), route_id)
-    return ndcg(rank_targets(canet.supernet, judges, ids).under(config.seen), 10)
+    ids = np.full(len(queries), route_id)
+    return ndcg(rank_targets(canet.supernet, queries, ids).under(config.seen), 10)
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -85,6 +88,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     )
     if found["pays"]:
         return f"ship the router: {figures}"
+    if found["users"] < FEWEST_USERS:
+        figures += f"; fewer than {FEWEST_USERS:,} users cannot tell its gains from luck"
     return (
         f"routing is not seen to pay here, ship {found['fixed']} for everybody "
         f"(export --route {found['fixed']}): {figures}"
