@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from canet_mobile import __version__
+from canet_mobile.compare.countdown import countdown
 from canet_mobile.compare.document import Settings, build
 from canet_mobile.compare.methods import PRESETS, SAME, Method, base_config, method_config, same_cost, select
 from canet_mobile.compare.report import write_report
@@ -118,7 +118,8 @@ def _run(
     say: Say,
 ) -> list[Outcome]:
     jobs, impossible = _jobs(methods, base, dataset, plan, limit, runs)
-    return impossible + run_all(jobs, processes=plan.processes, say=say, progress=_countdown(jobs, say))
+    progress = countdown(jobs, dataset.num_items, say)
+    return impossible + run_all(jobs, processes=plan.processes, say=say, progress=progress)
 
 
 def _jobs(
@@ -143,23 +144,6 @@ def _jobs(
             else:
                 impossible.append(Outcome(job, None, reason))
     return jobs, impossible
-
-
-def _countdown(jobs: Sequence[Job], say: Say) -> Say:
-    """Says after every job how many are left and for about how long."""
-    total = sum(job.cached() is None for job in jobs)
-    if total < len(jobs):
-        say(f"{len(jobs) - total} of {len(jobs)} runs are there already")
-    started, done = time.monotonic(), 0
-
-    def ended(label: str) -> None:
-        nonlocal done
-        done += 1
-        minutes = (time.monotonic() - started) / done * (total - done) / 60
-        left = f", about {minutes:.0f} min left" if done < total else ""
-        say(f"{label}: ended; {done} of {total} runs{left}")
-
-    return ended
 
 
 def _open_folder(folder: Path, dataset: Dataset, *, force: bool) -> None:

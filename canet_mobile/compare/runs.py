@@ -36,7 +36,7 @@ from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.reroute import ROUTER_KEYS, reroute
 from canet_mobile.train.run import Run, find_run, load_model
 
-CODE_VERSION = 4  # raise when training or evaluation compute something else: older results no longer count
+CODE_VERSION = 5  # raise when training or evaluation compute something else: older results no longer count
 # What a run is made with, not what it is: small differences in rounding, which the record's machine tells.
 _NOT_IN_KEY = ("threads", "accelerator", "compile")
 RUN, RECORD, USERS, FAILED = "run", "record.json", "users.npz", "failed.txt"
