@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from canet_mobile.compare.runs import Job, Say
 from canet_mobile.train.config import TrainConfig
 
-# Seconds of training beside those of a SASRec as wide and deep, from a `quick` comparison of all methods on the
-# embedded set. A forecast hangs on them and nothing else.
+# Seconds of training beside those of a SASRec as wide and deep, from a `quick` comparison of all methods on
+# the embedded set. A forecast hangs on them and nothing else.
 _BESIDE_SASREC = {
     "fpmc": 0.06,
     "gru4rec": 0.9,
