@@ -58,6 +58,20 @@ def test_what_cannot_be_tied_is_not(changes: dict) -> None:
     assert settled(small(**changes), people(0)).tied == "false"
 
 
+@pytest.mark.parametrize(
+    ("changes", "moving"),
+    [
+        ({"length": 3}, True),
+        ({"length": 4}, False),
+        ({"length": 3, "windows": 1}, False),
+        ({"moving": False}, False),
+    ],
+)
+def test_windows_that_cannot_move_are_said_not_to(changes: dict, moving: bool) -> None:
+    config = settled(small(**{"length": 3, **changes}), people(0))  # seven items: four targets in training
+    assert config.moving is moving
+
+
 def test_a_run_records_what_was_settled(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(epochs=1, tied="auto"), dataset, tmp_path / "run")
     assert run.config.tied in ("true", "false") and run.config.seen in ("keep", "exclude")

@@ -24,9 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(tmp_path_factory.mktemp("data") / "small", users=80)
 
 
-def test_another_router_takes_the_supernet_of_the_same_seed(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def count_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is trained from now on, as a line for each supernet."""
     trained: list[str] = []
     train = trainer.train
 
@@ -38,7 +37,14 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
         return train(config, *arguments, **options)
 
     monkeypatch.setattr(trainer, "train", counted)
-    plan = Plan(("recipe", "canet"), 2, "quick", TINY)
+    return trained
+
+
+def test_another_router_takes_the_supernet_of_the_same_seed(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = count_trainings(monkeypatch)
+    plan = Plan(("recipe", "canet"), 2, "quick", {**TINY, "windows": 0})
     document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
     assert not any(row["failures"] for row in document["methods"])
     assert [row["name"] for row in document["methods"]] == [
@@ -62,6 +68,17 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
             assert torch.equal(tensor, unsure.supernet.state_dict()[key])
             assert torch.equal(tensor, own.supernet.state_dict()[key])
         assert (mine.router.config.table, own.router.config.table) == ("shared", "own")
+
+
+def test_windows_that_cannot_move_are_not_trained_twice(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = count_trainings(monkeypatch)
+    plan = Plan(("canet", "canet-fixed"), 1, "quick", TINY)
+    document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
+    canet, fixed = document["methods"]
+    assert trained == ["sandwich 0.5 auto shared 0.1 False 0"]
+    assert canet["metrics"] == fixed["metrics"] is not None
 
 
 def test_without_canet_another_router_trains_its_own_supernet(data: Dataset, tmp_path: Path) -> None:

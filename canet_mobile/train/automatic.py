@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import HeldOut, held_out
+from canet_mobile.data.split import MIN_HISTORY, HeldOut, held_out
 from canet_mobile.train.config import TrainConfig
 
 RARE_RETURNS = 0.01  # below this share of returning users, an app would not show an item twice
@@ -15,10 +15,19 @@ RARE_AT_ONCE = 0.1  # share of the returns that are to the item just consumed
 
 
 def settled(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """The configuration with every ``auto`` that the data set decides replaced by what it decides."""
+    """The configuration with every ``auto`` that the data set decides replaced by what it decides.
+
+    Where no window can move, ``moving`` is false: two runs that do the same then say the same.
+    """
     seen = seen_protocol(config, dataset)
     tied = "true" if ties(replace(config, seen=seen), dataset) else "false"
-    return replace(config, seen=seen, tied=tied)
+    return replace(config, seen=seen, tied=tied, moving=config.moving and windows_move(config, dataset))
+
+
+def windows_move(config: TrainConfig, dataset: Dataset) -> bool:
+    """Whether any history is cut into several windows, of which all but the newest can be cut elsewhere."""
+    targets = np.diff(dataset.offsets) - MIN_HISTORY  # all but the first item and the two held out
+    return config.windows != 1 and bool((targets > config.length).any())
 
 
 def seen_protocol(config: TrainConfig, dataset: Dataset) -> str:
