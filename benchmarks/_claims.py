@@ -10,7 +10,7 @@ Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
     "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
     "/ SASRec nearest in cost", "/ Markov chain", "against random routing", "routes / twins",
-    "`train` says: ship",
+    "`train` says: ship", "that / largest route, of full's FLOPs",
 )  # fmt: skip
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 PARTS_HEADER = (
@@ -68,6 +68,7 @@ def claims_row(data: str, found: Records) -> str:
         f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}" if against else "one route",
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
         ", ".join(_advice(record) for record in ours),
+        _as_advised(ours, seen),
     )
     return f"| {' | '.join(cells)} |\n"
 
@@ -164,6 +165,25 @@ def _against(ours: list[dict[str, Any]], others: list[dict[str, Any]], seen: str
         for records in _common(ours, others)
     )
     return f"{mean(left) / mean(right):.3f}" if left else "not run"
+
+
+def _as_advised(ours: list[dict[str, Any]], seen: str) -> str:
+    """NDCG@10 of what each seed was told to ship over that of the largest route, and its share of full's cost."""
+    told = [record for record in ours if _advice(record) != "–"]
+    if not told:
+        return "–"
+    shipped = []
+    for record in told:
+        evaluation, entry = record["evaluation"], _advice(record)
+        routes = {
+            route["entry"]: (route[seen]["ndcg@10"], route["paper_mflops"]) for route in evaluation["routes"]
+        }
+        routes["the router"] = evaluation["routed"][seen]["ndcg@10"], _cost(record)
+        shipped.append(routes[entry])
+    full = told[0]["evaluation"]["costs"]["sasrec_full_paper_mflops"]
+    largest = mean([_each_route(record, seen)[-1] for record in told])
+    quality, cost = (mean(list(values)) for values in zip(*shipped, strict=True))
+    return f"{quality / largest:.3f}, {cost / full:.0%}"
 
 
 def _advice(record: dict[str, Any]) -> str:

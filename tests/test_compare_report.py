@@ -199,7 +199,10 @@ def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **rou
     evaluation["floors"] = {"markov": {"keep": {"ndcg@10": 0.2}}}
     if not width:
         routes = [("e8_h8_d1", 0.24), ("e16_h16_d2", 0.30)]
-        evaluation["routes"] = [{"entry": entry, "keep": {"ndcg@10": value}} for entry, value in routes]
+        evaluation["routes"] = [
+            {"entry": entry, "keep": {"ndcg@10": value}, "paper_mflops": 100 * value}
+            for entry, value in routes
+        ]
         evaluation["routing"] = {"random": gap}
     config = {"seen": "keep", "embedding": [width], "hidden": [width], "depth": [width // 8]}
     return {"seed": seed, "config": config, "evaluation": evaluation, "routing": routing}
@@ -218,12 +221,12 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     cells = claims_row("shop", found).strip("|\n ").split(" | ")
     assert cells == [
         "shop (2)", "0.2500", "10%", "0.500", "0.833", "1.200 (8x1)", "1.25", "+0.0040 ± 0.0010",
-        "0.855 (2)", "the router, e8_h8_d1",
+        "0.855 (2)", "the router, e8_h8_d1", "0.733, 17%",
     ]  # fmt: skip
     assert [entry for entry, *_ in twins(found)] == ["e16_h16_d2", "e8_h8_d1"]
     assert claims_row("shop", {"sasrec-8x1": found["sasrec-8x1"]}) == ""
     alone = claims_row("shop", {"canet": [_record(0, 0.2)]})
-    assert alone.count("not run") == 3 and alone.endswith(" – |\n")
+    assert alone.count("not run") == 3 and alone.endswith(" – | – |\n")
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
