@@ -168,7 +168,7 @@ def _against(ours: list[dict[str, Any]], others: list[dict[str, Any]], seen: str
 
 
 def _as_advised(ours: list[dict[str, Any]], seen: str) -> str:
-    """NDCG@10 of what each seed was told to ship over that of the largest route, and its share of full's cost."""
+    """What each seed was told to ship: its NDCG@10 over the largest route's, and its share of full's cost."""
     told = [record for record in ours if _advice(record) != "–"]
     if not told:
         return "–"
