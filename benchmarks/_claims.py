@@ -9,7 +9,8 @@ from canet_mobile.compare.statistics import over_seeds
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
     "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
-    "/ SASRec nearest in cost", "/ Markov chain", "against random routing", "routes / twins",
+    "/ SASRec nearest in cost", "/ paper's recipe (its FLOPs)", "/ Markov chain",
+    "against random routing", "routes / twins",
     "`train` says: ship", "that / largest route, of full's FLOPs",
 )  # fmt: skip
 HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
@@ -51,6 +52,7 @@ def claims_row(data: str, found: Records) -> str:
     full = each[0]["costs"]["sasrec_full_paper_mflops"]
     quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
     largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
+    papers = found.get("canet-paper", [])
     plain = {name: seeds for name, seeds in found.items() if name.startswith("sasrec")}
     nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
@@ -64,6 +66,7 @@ def claims_row(data: str, found: Records) -> str:
         _against(ours, plain.get("sasrec-full", []), seen),
         f"{quality / largest:.3f}",
         f"{_against(ours, plain.get(nearest, []), seen)}{size}",
+        _against(ours, papers, seen) + (f" ({mean(list(map(_cost, papers))) / full:.0%})" if papers else ""),
         f"{quality / each[0]['floors']['markov'][seen]['ndcg@10']:.2f}",
         f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}" if against else "one route",
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",

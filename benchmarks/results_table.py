@@ -50,10 +50,10 @@ where DIR holds the public data sets named in `benchmarks/experiments.toml`. Wha
 ## The default recipe
 
 CANet by the recipe of `train`'s defaults, with the epochs, dropout and windows that `benchmarks/experiments.toml` gives to
-all methods of a data set, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to
-the largest route of its own supernet, to the plain SASRec nearest in cost, to a first-order Markov chain, and, on average
-over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are what `train` advised from
-validation, for each seed, and what users who are served by that get and cost.
+all methods of a data set, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to the largest route
+of its own supernet, to the plain SASRec nearest in cost, to CANet trained by the paper's recipe, to a first-order Markov
+chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are
+what `train` advised from validation, for each seed, and what users who are served by that get and cost.
 
 """
 

@@ -216,17 +216,18 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     found = {
         "sasrec-full": [_record(0, 0.40, width=16, cost=100.0), _record(2, 0.9, width=16, cost=100.0)],
         "sasrec-8x1": [_record(1, 0.25, width=8, cost=9.0)],
+        "canet-paper": [_record(1, 0.15, cost=40.0)],
         "canet": [_record(0, 0.20, advice=pays), _record(1, 0.30, advice={**pays, "pays": False})],
     }
     cells = claims_row("shop", found).strip("|\n ").split(" | ")
     assert cells == [
-        "shop (2)", "0.2500", "10%", "0.500", "0.833", "1.200 (8x1)", "1.25", "+0.0040 ± 0.0010",
-        "0.855 (2)", "the router, e8_h8_d1", "0.733, 17%",
+        "shop (2)", "0.2500", "10%", "0.500", "0.833", "1.200 (8x1)", "2.000 (40%)", "1.25",
+        "+0.0040 ± 0.0010", "0.855 (2)", "the router, e8_h8_d1", "0.733, 17%",
     ]  # fmt: skip
     assert [entry for entry, *_ in twins(found)] == ["e16_h16_d2", "e8_h8_d1"]
     assert claims_row("shop", {"sasrec-8x1": found["sasrec-8x1"]}) == ""
     alone = claims_row("shop", {"canet": [_record(0, 0.2)]})
-    assert alone.count("not run") == 3 and alone.endswith(" – | – |\n")
+    assert alone.count("not run") == 4 and alone.endswith(" – | – |\n")
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
