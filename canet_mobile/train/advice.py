@@ -88,7 +88,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     )
     if found["pays"]:
         return f"ship the router: {figures}"
-    if found["users"] < FEWEST_USERS:
+    if is_better(found["against_random"]) and is_better(found["against_fixed"]):
         figures += f"; fewer than {FEWEST_USERS:,} users cannot tell its gains from luck"
     return (
         f"routing is not seen to pay here, ship {found['fixed']} for everybody "
