@@ -175,18 +175,19 @@ def _as_advised(ours: list[dict[str, Any]], seen: str) -> str:
     told = [record for record in ours if _advice(record) != "–"]
     if not told:
         return "–"
-    shipped = []
-    for record in told:
-        evaluation, entry = record["evaluation"], _advice(record)
-        routes = {
-            route["entry"]: (route[seen]["ndcg@10"], route["paper_mflops"]) for route in evaluation["routes"]
-        }
-        routes["the router"] = evaluation["routed"][seen]["ndcg@10"], _cost(record)
-        shipped.append(routes[entry])
     full = told[0]["evaluation"]["costs"]["sasrec_full_paper_mflops"]
     largest = mean([_each_route(record, seen)[-1] for record in told])
-    quality, cost = (mean(list(values)) for values in zip(*shipped, strict=True))
+    quality, cost = (mean(list(values)) for values in zip(*(_shipped(r, seen) for r in told), strict=True))
     return f"{quality / largest:.3f}, {cost / full:.0%}"
+
+
+def _shipped(record: dict[str, Any], seen: str) -> tuple[float, float]:
+    """NDCG@10 and paper MFLOPs of what was advised: the router, or one route for everybody."""
+    evaluation, advised = record["evaluation"], _advice(record)
+    if advised == "the router":
+        return evaluation["routed"][seen]["ndcg@10"], _cost(record)
+    route = next(route for route in evaluation["routes"] if route["entry"] == advised)
+    return route[seen]["ndcg@10"], route["paper_mflops"]
 
 
 def _advice(record: dict[str, Any]) -> str:

@@ -108,6 +108,11 @@ class Windows:
         return inputs, np.where(inputs > 0, targets, 0)
 
 
+def training_targets(dataset: Dataset) -> Ints:
+    """Targets that each history has in training, [histories]: all but its first item and the two held out."""
+    return np.maximum(np.diff(dataset.offsets) - MIN_HISTORY, 0)
+
+
 def training_windows(
     dataset: Dataset, length: int, *, last: int | None = None, moved: np.random.Generator | None = None
 ) -> Windows:
@@ -124,7 +129,7 @@ def training_windows(
         moved: draws where the windows of long histories end; None puts them end to end.
     """
     begin, stop = dataset.offsets[:-1], dataset.offsets[1:] - 2
-    targets = np.maximum(stop - begin - 1, 0)
+    targets = training_targets(dataset)
     # How far before the newest window's end the second one ends.
     step = np.full(len(stop), length) if moved is None else moved.integers(1, length + 1, len(stop))
     count = np.where(targets > length, 1 - (step - targets) // length, targets > 0)

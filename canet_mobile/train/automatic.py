@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import MIN_HISTORY, HeldOut, held_out
+from canet_mobile.data.split import HeldOut, held_out, training_targets
 from canet_mobile.train.config import TrainConfig
 
 RARE_RETURNS = 0.01  # below this share of returning users, an app would not show an item twice
@@ -26,8 +26,7 @@ def settled(config: TrainConfig, dataset: Dataset) -> TrainConfig:
 
 def windows_move(config: TrainConfig, dataset: Dataset) -> bool:
     """Whether any history is cut into several windows, of which all but the newest can be cut elsewhere."""
-    targets = np.diff(dataset.offsets) - MIN_HISTORY  # all but the first item and the two held out
-    return config.windows != 1 and bool((targets > config.length).any())
+    return config.windows != 1 and bool((training_targets(dataset) > config.length).any())
 
 
 def seen_protocol(config: TrainConfig, dataset: Dataset) -> str:
