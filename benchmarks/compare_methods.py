@@ -21,6 +21,7 @@ from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
+from canet_mobile.device import choose_device, move
 from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json
@@ -107,7 +108,8 @@ def main() -> None:
         print(f"{full}: training", file=sys.stderr)
         data = dataset(data_name, Path(options.data_root) if options.data_root else None, options.work)
         run = trained(data, name, options.seed, options.work, options.threads)
-        found = evaluate_model(load_model(run), data, "test", EVALUATED)
+        model = move(load_model(run), choose_device())
+        found = evaluate_model(model, data, "test", EVALUATED)
         write_json(record, make_record(name, run, data, found))
 
 

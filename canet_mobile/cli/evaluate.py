@@ -23,6 +23,13 @@ import click
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Judge N users, evenly spaced.")
 @click.option(
+    "--accelerator",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes a GPU where PyTorch sees one.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print schemas/evaluation.schema.json instead of tables."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the JSON document here.")
@@ -32,6 +39,7 @@ def evaluate(
     split: str,
     routes: str,
     limit: int | None,
+    accelerator: str,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -48,6 +56,7 @@ def evaluate(
       canet-mobile evaluate runs/first --routes routed --limit 2000
       canet-mobile evaluate runs/first --split validation --json --out validation.json
     """
+    from canet_mobile.device import choose_device, move
     from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
     from canet_mobile.evaluate.report import evaluation_text
     from canet_mobile.files import write_json
@@ -55,7 +64,7 @@ def evaluate(
 
     found = find_run(run)
     dataset = open_dataset(found, data)
-    model = load_model(found)
+    model = move(load_model(found), choose_device(accelerator))
     with _progress() as report:
         document = evaluate_model(model, dataset, split, limit, routes=routes, report=report)  # type: ignore[arg-type]
     document["run"] = {"name": found.name, "checkpoint_sha256": found.checkpoint_sha256}

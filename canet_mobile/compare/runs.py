@@ -28,6 +28,7 @@ import numpy as np
 
 from canet_mobile.compare.judge import judge
 from canet_mobile.data.dataset import Dataset, load_dataset
+from canet_mobile.device import choose_device, move
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json
@@ -146,7 +147,8 @@ def run_job(job: Job, say: Say) -> None:
     dataset = load_dataset(job.data)
     run = _trained(job, dataset, say)
     say(f"{job.label}: judging")
-    evaluation, users = judge(load_model(run), dataset, job.limit, lambda *_: refuse_orphan())
+    model = move(load_model(run), choose_device(job.config.accelerator))
+    evaluation, users = judge(model, dataset, job.limit, lambda *_: refuse_orphan())
     evaluation["run"] = {"name": job.directory.name, "checkpoint_sha256": run.checkpoint_sha256}
     with atomic_file(job.directory / USERS) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **users)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from canet_mobile.data.split import HeldOut, length_buckets
+from canet_mobile.device import suited
 from canet_mobile.evaluate.metrics import MISS, Ranks, summary
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED
@@ -105,7 +106,7 @@ def score_chunks(
     device = states.device
     targets = torch.from_numpy(queries.targets[rows].astype(np.int64)).to(device)
     seen_rows, seen_items = (torch.from_numpy(part).to(device) for part in distinct_seen(queries, rows))
-    chunk = max(SCORE_ROWS, SCORE_BYTES // (4 * model.classifier_bias.numel()))
+    chunk = max(SCORE_ROWS, suited(SCORE_BYTES, device) // (4 * model.classifier_bias.numel()))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         first, last = torch.searchsorted(seen_rows, torch.tensor([start, start + chunk], device=device))
@@ -127,16 +128,19 @@ def query_batches(
 ) -> Iterator[tuple[Ints, Tensor]]:
     """Rows (None for all) of similar history length, ``size`` at most, with their inputs.
 
+    Without a size, as many as suit the device.
+
     Yields:
         Rows [B] int64 of ``queries``, and histories [B, T] on the model's device, leading pads cut.
     """
     length = model.config.length if isinstance(model, Supernet) else model.length
     rows = np.arange(len(queries)) if rows is None else rows
     sizes = np.minimum(queries.ends[rows] - queries.starts[rows], length)
-    for picked in length_buckets(sizes, size or BODY_ROWS):
+    device = model.classifier_bias.device
+    for picked in length_buckets(sizes, size or suited(BODY_ROWS, device)):
         batch = rows[picked]
         inputs = torch.from_numpy(queries.inputs(batch, max(1, int(sizes[picked].max()))))
-        yield batch, inputs.to(model.classifier_bias.device)
+        yield batch, inputs.to(device)
 
 
 @torch.inference_mode()

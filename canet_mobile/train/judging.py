@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from canet_mobile.data.split import HeldOut
+from canet_mobile.device import suited
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import query_batches, rank_in_scores, score_chunks
 from canet_mobile.model.space import RoutingSpace
@@ -103,7 +104,7 @@ def judge(net: Supernet, queries: HeldOut, seen: str) -> Judged:
     """
     routes = candidates(net.config.space)
     ndcg10, entropy = (np.zeros((len(routes), len(queries))) for _ in range(2))
-    for rows, inputs in query_batches(net, queries, size=JUDGED_ROWS):
+    for rows, inputs in query_batches(net, queries, size=suited(JUDGED_ROWS, net.classifier_bias.device)):
         states = _last_states(net, inputs, routes)
         for number, route_id in enumerate(routes):
             for part, scores, targets, hidden in score_chunks(net, states[route_id], queries, rows):

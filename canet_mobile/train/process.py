@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
+from canet_mobile.device import choose_device
 from canet_mobile.errors import EXIT_INTERRUPTED, CanetError
 from canet_mobile.train.config import TrainConfig
 
@@ -30,15 +31,12 @@ def launch(config: TrainConfig) -> Fabric:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.accelerator == "cuda" and not torch.cuda.is_available():
-        raise CanetError("accelerator = cuda, but PyTorch sees no GPU here", fix="--set accelerator=auto")
-    cuda = torch.cuda.is_available() and config.accelerator != "cpu"
-    precision: Any = config.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if cuda else "32-true"
+    device = choose_device(config.accelerator, tf32=True)
+    # Small models wait for kernels to be launched, and autocast launches two fifths more of them.
+    precision: Any = "32-true" if config.precision == "auto" else config.precision
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=device.type,
         devices=processes,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         # A random route leaves the deeper blocks of a rows step without gradients.

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets, training_windows
+from canet_mobile.device import move
 from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
-from canet_mobile.model.recommender import parts_of
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
@@ -146,8 +146,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
             state, optimizer_state = store.load_trainer(fabric.world_size)
         elif config.model == "autodim":
             store.model = search_sizes(fabric, store, state, config, dataset, windows, reporter, flag)
-        for module in parts_of(store.model).values():
-            module.to(fabric.device)
+        move(store.model, fabric.device)
         objective = Objective(store.model, config)
         trained = [weight for weight in objective.parameters() if weight.requires_grad]
         optimizer: Any = torch.optim.Adam(trained, config.lr, fused=True)
