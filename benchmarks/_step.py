@@ -27,11 +27,6 @@ def sasrec(width: int, depth: int) -> dict[str, Any]:
     return {"model": "sasrec", "embedding": (width,), "hidden": (width,), "depth": (depth,)}
 
 
-def autocast(device: str) -> torch.autocast:
-    """What `precision = "auto"` means: bf16 on CUDA, nothing on a CPU."""
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-
 class Step:
     """One training step of a configuration, as the trainer does it: forward, backward, clip, Adam."""
 
@@ -44,8 +39,7 @@ class Step:
         self.optimizer = torch.optim.Adam(self.parameters, config.lr, fused=True)
 
     def __call__(self, seq: Tensor, targets: Tensor, seed: int) -> float:
-        with autocast(self.device):
-            loss = self.objective(seq, targets, seed)["loss"]
+        loss = self.objective(seq, targets, seed)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimizer.step()
@@ -67,7 +61,7 @@ class Step:
             states = [state.detach().requires_grad_() for state in call.args[1]]
             real = targets.flatten()[: len(states[0])]
             alone += seconds(
-                partial(differentiate, partial(_first, net, states, real, *call.args[3:]), net, self.device),
+                partial(differentiate, partial(_first, net, states, real, *call.args[3:]), net),
                 self.device,
             )
         return alone / whole
@@ -86,11 +80,9 @@ def random_batch(size: Size, device: str) -> tuple[Tensor, Tensor]:
     return both[0].to(device), both[1].to(device)
 
 
-def differentiate(loss: Callable[[], Tensor], net: Supernet, device: str) -> None:
+def differentiate(loss: Callable[[], Tensor], net: Supernet) -> None:
     """Forward and backward; no gradient is kept."""
-    with autocast(device):
-        total = loss()
-    total.backward()
+    loss().backward()
     net.zero_grad(set_to_none=True)
 
 

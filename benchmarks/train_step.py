@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from _step import Found, Size, Step, differentiate, random_batch, sasrec, take_turns
 from torch import Tensor
 
+from canet_mobile.device import choose_device
 from canet_mobile.files import write_json
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
@@ -79,7 +80,7 @@ def compare_forms(size: Size, rounds: int, device: str) -> Found:
 
     def run(form: Callable[[Tensor], Tensor], seed: int) -> None:
         ids = torch.randint(len(routes), (len(seq),), generator=torch.Generator().manual_seed(seed))
-        differentiate(partial(form, ids), net, device)
+        differentiate(partial(form, ids), net)
 
     return take_turns(
         {form.__name__: partial(run, form) for form in (masked, grouped, sliced)}, rounds, device
@@ -103,7 +104,7 @@ def compare_losses(size: Size, rounds: int, device: str) -> Found:
     }
 
     def run(name: str, seed: int) -> None:
-        differentiate(losses[name], net, device)
+        differentiate(losses[name], net)
 
     return take_turns({name: partial(run, name) for name in losses}, rounds, device)
 
@@ -125,12 +126,13 @@ def main() -> None:
     parser.add_argument(
         "--sizes", choices=("tiny", "quick", "all"), default="quick", help="tiny is for tests"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bf16 autocast")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="JSON file to add the results to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    choose_device(options.device, tf32=True)
     compare, sizes = MODES[options.mode]
     results = []
     for size in {"tiny": TINY, "quick": sizes[:1], "all": sizes}[options.sizes]:

@@ -159,7 +159,7 @@ def test_model_choice_takes_the_best_epoch_and_patience_stops(
     def scripted(canet, config, queries, *, fitted):
         found = real(canet, config, queries, fitted=fitted)
         value = next(scores, 0.0)
-        kept.append({k: v.clone() for k, v in canet.supernet.state_dict().items()})
+        kept.append({k: v.cpu().clone() for k, v in canet.supernet.state_dict().items()})
         return type(found)(value, found.mflops, found.routes, found.router_entropy)
 
     monkeypatch.setattr(trainer, "validate_routed", scripted)

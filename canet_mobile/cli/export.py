@@ -119,9 +119,10 @@ def export(
     _check_options(target, route, split, minimum_os)
     for one in targets:
         one.require_quantization(quantize)
-        one.require_toolkit()
     found = find_run(run)
     refuse_baseline(found)
+    for one in targets:
+        one.require_toolkit()
     folders = _folders(targets, out, found.directory.name, quantize)
     for folder in folders.values():
         refuse_existing(folder, force=force)

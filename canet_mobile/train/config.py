@@ -60,7 +60,7 @@ class TrainConfig:
         search_epochs: epochs of the search for embedding sizes, before those of the training (AutoDim).
         max_minutes: stop training after this long; 0 for no limit. Such a run is marked as cut.
         seed: the same seed gives the same result on the same machine.
-        precision: ``auto`` is bf16-mixed on CUDA and 32-true elsewhere.
+        precision: ``auto`` is 32-true, on CUDA with TF32 products.
         compile: torch.compile the training step (pays on GPUs, not on CPUs).
         threads: CPU threads; 0 leaves PyTorch's choice.
         accelerator: ``auto``, ``cpu`` or ``cuda``; several processes are started by torchrun.
