@@ -39,7 +39,7 @@ INTRO = """# Results
 Leave-one-out, full catalogue, test users; chosen on validation. Costs are paper MFLOPs (2 × MACs) of the
 routes that argmax takes, the router included. One seed a row, or means with ± their standard error over seeds;
 standard errors in the sentences are over users. A run that ended by `epochs` with its best epoch last had not
-converged: the time of two shared cores was the limit. Every row comes from records in `benchmarks/results/`, made
+converged: the time of two shared cores, or minutes of a GPU, were the limit. Every row comes from records in `benchmarks/results/`, made
 by the first of these commands, or by `canet-mobile compare` (docs/compare.md):
 
     python benchmarks/compare_methods.py --data-root DIR
@@ -224,7 +224,16 @@ def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
         text += f"{routing['normalised_entropy']:.2f}. " + " ".join(record["evaluation"]["verdict"]) + "\n"
     if missing:
         text += f"\nNot run: {', '.join(missing)}.\n"
-    return text
+    return text + on_gpus(found)
+
+
+def on_gpus(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Which experiments were trained on a GPU, if any; the others ran on CPUs."""
+    cards: dict[str, list[str]] = {}
+    for name, seeds in found.items():
+        for card in sorted({record["machine"]["gpu"] for record in seeds if record["machine"].get("gpu")}):
+            cards.setdefault(card, []).append(name)
+    return "".join(f"\nOn {card}: {', '.join(names)}.\n" for card, names in cards.items())
 
 
 def main() -> None:

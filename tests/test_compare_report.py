@@ -189,6 +189,9 @@ def test_the_results_table_reads_the_records_of_a_comparison(
     twin = next(pair for pair in document["twins"] if pair["name"] == "canet")
     lines = [line for line in text.splitlines() if line.startswith(f"| {twin['entry']} |")]
     assert any(line.endswith(f" {twin['ratio']:.3f} |") for line in lines)
+    cards = {"fpmc": "Card", "canet": None, "gru4rec": "Card"}
+    found = {name: [{"machine": {"gpu": card}}, {"machine": {}}] for name, card in cards.items()}
+    assert module.on_gpus(found) == "\nOn Card: fpmc, gru4rec.\n"
 
 
 def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **routing: object) -> dict:
