@@ -16,12 +16,12 @@ from pathlib import Path
 
 import tomllib
 
+from canet_mobile.accelerator import choose_device, move
 from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
-from canet_mobile.device import choose_device, move
 from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json

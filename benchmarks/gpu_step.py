@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from _step import Step, take_turns
 
+from canet_mobile.accelerator import choose_device
 from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import length_buckets, training_windows
-from canet_mobile.device import choose_device
 from canet_mobile.files import write_json
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig, apply

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from _step import Found, Size, Step, differentiate, random_batch, sasrec, take_turns
 from torch import Tensor
 
-from canet_mobile.device import choose_device
+from canet_mobile.accelerator import choose_device
 from canet_mobile.files import write_json
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig

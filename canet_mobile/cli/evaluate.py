@@ -56,7 +56,7 @@ def evaluate(
       canet-mobile evaluate runs/first --routes routed --limit 2000
       canet-mobile evaluate runs/first --split validation --json --out validation.json
     """
-    from canet_mobile.device import choose_device, move
+    from canet_mobile.accelerator import choose_device, move
     from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
     from canet_mobile.evaluate.report import evaluation_text
     from canet_mobile.files import write_json

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from canet_mobile.accelerator import choose_device, move
 from canet_mobile.compare.judge import judge
 from canet_mobile.data.dataset import Dataset, load_dataset
-from canet_mobile.device import choose_device, move
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from canet_mobile.accelerator import suited
 from canet_mobile.data.split import HeldOut, length_buckets
-from canet_mobile.device import suited
 from canet_mobile.evaluate.metrics import MISS, Ranks, summary
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from canet_mobile.accelerator import suited
 from canet_mobile.data.split import HeldOut
-from canet_mobile.device import suited
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import query_batches, rank_in_scores, score_chunks
 from canet_mobile.model.space import RoutingSpace

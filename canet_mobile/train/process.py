@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
-from canet_mobile.device import choose_device
+from canet_mobile.accelerator import choose_device
 from canet_mobile.errors import EXIT_INTERRUPTED, CanetError
 from canet_mobile.train.config import TrainConfig
 

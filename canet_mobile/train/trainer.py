@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets, training_windows
-from canet_mobile.device import move
 from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
 from canet_mobile.train.automatic import settled
