@@ -22,6 +22,7 @@ from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
+from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json
@@ -114,4 +115,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CanetError as error:
+        sys.exit(f"error: {error}")
