@@ -32,7 +32,7 @@ def launch(config: TrainConfig) -> Fabric:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.accelerator, tf32=True)
-    # Small models wait for kernels to be launched, and autocast launches two fifths more of them.
+    # Small models wait for kernels to be launched, and every cast of autocast is one more.
     precision: Any = "32-true" if config.precision == "auto" else config.precision
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
