@@ -109,7 +109,8 @@ def _dataset(directory: Path | None) -> Any:
 
 def _label(name: str, config: Any) -> str:
     if name == "sasrec":
-        return f"sasrec-{config.hidden[0]}x{config.depth[0]}"
+        size = f"sasrec-{config.hidden[0]}x{config.depth[0]}"
+        return f"{size}-taught" if config.recipe == "taught" else size
     return f"canet-{config.recipe}" if name == "canet" else name
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,7 @@ GROUPS = {
     "granularity": "a coarser and a finer routing space (Fig. 7)",
     "recipe": "the default recipe with one of its parts exchanged",
 }
-_SIZED = re.compile(r"sasrec-(\d+)x(\d+)")
+_SIZED = re.compile(r"sasrec-(\d+)x(\d+)(-taught)?")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
 
 
 def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
-    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH``; each once, in table order.
+    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH[-taught]``; in table order.
 
     Raises:
         UsageError: a name does not exist; or sasrec-same is asked for without canet.
@@ -171,8 +171,7 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
         elif name in GROUPS:
             chosen |= {key: method for key, method in known.items() if method.group == name}
         elif sized:
-            width, depth = (int(part) for part in sized.groups())
-            chosen[name] = _sasrec(name, f"SASRec {width} × {depth}", width, depth, "a plain SASRec")
+            chosen[name] = _sized(name, int(sized[1]), int(sized[2]), taught=bool(sized[3]))
         elif name in known:
             chosen[name] = known[name]
         else:
@@ -186,6 +185,14 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
 def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method:
     pins = {"model": "sasrec", "embedding": [width], "hidden": [width], "depth": [depth]}
     return Method(name, title, "table", pins, f"{depth} blocks of width {width}, {about}")
+
+
+def _sized(name: str, width: int, depth: int, *, taught: bool) -> Method:
+    title = f"SASRec {width} × {depth}"
+    if not taught:
+        return _sasrec(name, title, width, depth, "a plain SASRec")
+    plain = _sasrec(name, f"{title}, taught", width, depth, "half taught by its own average, as CANet is")
+    return replace(plain, pins={**plain.pins, "recipe": "taught"})
 
 
 def _small(base: TrainConfig, items: int) -> Method:

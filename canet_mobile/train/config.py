@@ -10,7 +10,7 @@ from typing import Any
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.space import RoutingSpace
 
-RECIPES = ("sandwich", "rows", "paper")
+RECIPES = ("sandwich", "rows", "paper", "taught")
 PAPER_COSTS = "paper"
 
 
@@ -22,7 +22,8 @@ class TrainConfig:
         model: ``canet``; ``sasrec`` for the plain model (one route, no router); or a compared method, which
             is as large as the largest submodel of the routing space.
         recipe: ``sandwich`` (each batch trains the largest, the smallest and a random route, distilling),
-            ``rows`` (each row of a batch trains one route), ``paper`` (Eq. 7-9 jointly).
+            ``rows`` (each row of a batch trains one route), ``paper`` (Eq. 7-9 jointly); a SASRec is trained
+            on the targets alone, unless it is ``taught``: half by the average of its own weights.
         embedding, hidden, depth: the routing space; a SASRec takes one width and one depth, AutoDim searches
             among the embedding sizes.
         length: input length L.
@@ -39,7 +40,8 @@ class TrainConfig:
         prior: where the classifier's biases start: ``popularity``, the log of how often each item was
             consumed in training, which the first epochs then need not learn; ``none``, at zero.
         average: half-life, in epochs, of the moving average of the weights, which teaches every route and is
-            what is kept (sandwich); 0 keeps the weights themselves, and the largest route teaches.
+            what is kept (sandwich and taught); 0 keeps the weights themselves, and the largest route
+            teaches.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
@@ -125,6 +127,12 @@ class TrainConfig:
             raise UsageError(
                 f"a SASRec's embedding {self.embedding[0]} must equal its hidden width {self.hidden[0]}",
                 fix="--width sets both",
+            )
+        if self.recipe == "taught" and (self.model != "sasrec" or not self.average):
+            raise UsageError(
+                "recipe = taught is a SASRec that learns from the average of its weights, "
+                f"not model = {self.model} with average = {self.average:g}",
+                fix="--model sasrec --set average=0.5, or --set recipe=sandwich",
             )
         if self.model == "nextitnet" and self.embedding[-1] != self.hidden[-1]:
             raise UsageError(

@@ -26,6 +26,8 @@ from canet_mobile.train.losses import (
 Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
 LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
+# Model and recipe of the runs that follow their weights with an average, and keep that.
+AVERAGED = (("canet", "sandwich"), ("sasrec", "taught"))
 
 
 def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
@@ -33,6 +35,22 @@ def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, avera
     net, real = canet.supernet, seq > 0
     states = net.sliced(seq, net.config.space.largest)[real]
     return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
+
+
+def taught(
+    canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None
+) -> Parts:
+    """A plain SASRec that learns half from the targets, half from the average of its own weights.
+
+    It is the default recipe without routes: what averaging and teaching are worth to one model alone.
+    """
+    net, real = canet.supernet, seq > 0
+    route = net.config.space.largest
+    assert average is not None
+    with torch.no_grad():
+        teacher = Teacher(average, average.sliced(seq, route)[real])
+    states = net.sliced(seq, route)[real]
+    return {"loss": sandwich_loss(net, [states], targets[real], teacher)[0] / len(states)}
 
 
 def sandwich(
@@ -93,6 +111,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, avera
 
 OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Supernet | None], Parts]] = {
     "sandwich": sandwich,
+    "taught": taught,
     "rows": rows,
     "paper": paper,
 }
@@ -114,9 +133,10 @@ class Objective(nn.Module):
         if isinstance(model, Canet):
             # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
             self.supernet, self.router = model.supernet, model.router if config.recipe == "paper" else None
-            if config.model == "canet" and config.recipe == "sandwich" and config.average:
+            if config.average and (config.model, config.recipe) in AVERAGED:
                 self.average = deepcopy(model.supernet).requires_grad_(False)
-        self.recipe = plain if config.model == "sasrec" else OBJECTIVES[config.recipe]
+        is_plain = config.model == "sasrec" and config.recipe != "taught"
+        self.recipe = plain if is_plain else OBJECTIVES[config.recipe]
 
     def forward(self, seq: Tensor, targets: Tensor, seed: int, users: Tensor | None = None) -> Parts:
         """Loss parts of one batch; ``loss`` is the one to minimise.
