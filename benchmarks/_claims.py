@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
 
 Records = dict[str, list[dict[str, Any]]]
@@ -53,7 +54,7 @@ def claims_row(data: str, found: Records) -> str:
     quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
     largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
     papers = found.get("canet-paper", [])
-    plain = {name: seeds for name, seeds in found.items() if name.startswith("sasrec")}
+    plain = {name: seeds for name, seeds in found.items() if is_plain_sasrec(name)}
     nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
     gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
@@ -134,7 +135,7 @@ def twins(found: Records) -> list[tuple[str, float, float, float]]:
     """
     rows = []
     for name, seeds in found.items():
-        if not name.startswith("sasrec"):
+        if not is_plain_sasrec(name):
             continue
         config = seeds[0]["config"]
         entry = f"e{config['embedding'][0]}_h{config['hidden'][0]}_d{config['depth'][0]}"

@@ -44,6 +44,11 @@ def test_sasrec_same_is_as_large_as_canet_turned_out_to_be(compared_data: Datase
         compared_data, plan("sasrec-16x2", "sasrec-same", "canet"), tmp_path / "out", force=False, say=quiet
     )
     assert list(rows(twice)) == ["canet", "sasrec-16x2"], "no size twice"
+    names = plan("sasrec-16x2-taught", "sasrec-same", "canet")
+    taught = compare(compared_data, names, tmp_path / "out", force=False, say=quiet)
+    assert list(rows(taught)) == ["sasrec-same", "canet", "sasrec-16x2-taught"], "a taught one is another"
+    assert {twin["twin"] for twin in taught["twins"]} == {"sasrec-same"}
+    assert {pair["sasrec"] for pair in taught["same_cost"]} == {"sasrec-same"}
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.3, 0.7])
@@ -65,6 +70,13 @@ def test_every_method_has_a_configuration_under_every_preset() -> None:
 def test_groups_and_sizes_select_each_method_once_in_table_order() -> None:
     names = [m.name for m in select(["sasrec-16x3", "losses", "canet-u", "canet", "fpmc"], TrainConfig(), 50)]
     assert names == ["fpmc", "canet", "canet-u", "canet-g", "canet-ug", "sasrec-16x3"]
+
+
+def test_a_sasrec_of_any_size_may_be_taught() -> None:
+    plain, taught = select(["sasrec-16x3", "sasrec-16x3-taught"], TrainConfig(), 50)
+    assert {**plain.pins, "recipe": "taught"} == taught.pins
+    assert method_config(taught, TrainConfig(), 0).recipe == "taught"
+    assert taught.title == "SASRec 16 × 3, taught" and "average" in taught.about
 
 
 @pytest.mark.parametrize(

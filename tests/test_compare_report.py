@@ -219,6 +219,7 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     found = {
         "sasrec-full": [_record(0, 0.40, width=16, cost=100.0), _record(2, 0.9, width=16, cost=100.0)],
         "sasrec-8x1": [_record(1, 0.25, width=8, cost=9.0)],
+        "sasrec-8x1-taught": [_record(1, 0.9, width=8, cost=10.0)],
         "canet-paper": [_record(1, 0.15, cost=40.0)],
         "canet": [_record(0, 0.20, advice=pays), _record(1, 0.30, advice={**pays, "pays": False})],
     }

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toys import small, weights
+from training_toys import TAUGHT, small, weights
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
+from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.objectives import Objective
@@ -63,6 +64,26 @@ def test_the_average_teaches_but_is_not_trained() -> None:
     assert alone(seq, targets, 0)["loss"] != first, "without one the largest route learns from targets alone"
 
 
+def test_a_taught_sasrec_learns_half_from_its_average_half_from_the_targets() -> None:
+    found = objective(small(**TAUGHT, dropout=0.0))
+    plain = objective(small(**{**TAUGHT, "recipe": "sandwich"}, dropout=0.0))
+    assert found.average is not None and plain.average is None, "any other SASRec has no teacher"
+    seq, targets = batch()
+    real = seq > 0
+
+    def log_p(net: Supernet) -> torch.Tensor:
+        with torch.no_grad():
+            return net.scores(net.sliced(seq, net.config.space.largest)[real]).log_softmax(-1)
+
+    with torch.no_grad():
+        found.average.item_table.mul_(-3)
+    student, teacher = log_p(found.supernet), log_p(found.average)
+    hard = -student.gather(1, targets[real][:, None]).mean()
+    soft = -(teacher.exp() * student).sum(1).mean()
+    assert torch.allclose(found(seq, targets, 0)["loss"], (hard + soft) / 2)
+    assert torch.allclose(plain(seq, targets, 0)["loss"], hard)
+
+
 def test_dropout_does_not_reach_the_teacher() -> None:
     found = objective(small(tied="true", dropout=0.5))
     assert found.average is not None
@@ -79,9 +100,11 @@ def test_only_the_sandwich_keeps_an_average(changes: dict) -> None:
     assert found.average is None and found.kept is found.model
 
 
-@pytest.mark.parametrize("average", [0.0, 0.5])
-def test_what_was_validated_is_what_the_run_keeps(dataset: Dataset, tmp_path: Path, average: float) -> None:
-    run = train(small(epochs=2, average=average), dataset, tmp_path / "run")
+@pytest.mark.parametrize(
+    "changes", [{"average": 0.0}, {"average": 0.5}, TAUGHT], ids=["none", "average", "taught"]
+)
+def test_what_was_validated_is_what_the_run_keeps(dataset: Dataset, tmp_path: Path, changes: dict) -> None:
+    run = train(small(epochs=2, **changes), dataset, tmp_path / "run")
     epochs = [json.loads(line) for line in (run.directory / METRICS).read_text().splitlines()]
     best = max(epoch["validation"]["ndcg10"] for epoch in epochs)
     queries = held_out(dataset, "validation")

@@ -17,6 +17,14 @@ def small(**changes) -> TrainConfig:
     return TrainConfig(**{**SMALL, **changes})
 
 
+TAUGHT = dict(model="sasrec", recipe="taught", embedding=(16,), hidden=(16,), depth=(2,))
+
+
+def of_recipe(recipe: str, **changes) -> TrainConfig:
+    """A small CANet of any recipe but ``taught``, which is a SASRec's."""
+    return small(**(TAUGHT if recipe == "taught" else {"recipe": recipe}), **changes)
+
+
 def weights(canet: Canet) -> dict[str, torch.Tensor]:
     router = canet.router.state_dict() if canet.router else {}
     return {**canet.supernet.state_dict(), **{f"router.{k}": v for k, v in router.items()}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.runs import Outcome
 from canet_mobile.compare.statistics import paired_bootstrap
 from canet_mobile.evaluate.metrics import Values
@@ -72,7 +73,7 @@ def twins(document: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[dict
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     plain: dict[str, dict[str, list[float]]] = {}  # entry -> method -> NDCG@10 of each seed
     for record in records:
-        if record["config"]["model"] == "sasrec":
+        if is_plain_sasrec(record["experiment"]):
             space = {key: tuple(record["config"][key]) for key in ("embedding", "hidden", "depth")}
             found10 = record["evaluation"]["routed"][protocol][JUDGED_BY]
             sizes = plain.setdefault(RoutingSpace(**space).smallest.entry, {})
@@ -95,7 +96,7 @@ def twins(document: Mapping[str, Any], outcomes: Sequence[Outcome]) -> list[dict
 
 def same_cost(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each CANet the plain SASRec nearest in paper MFLOPs, and the paired difference to it."""
-    plain = [row for row in document["methods"] if row["name"].startswith("sasrec") and row["metrics"]]
+    plain = [row for row in document["methods"] if is_plain_sasrec(row["name"]) and row["metrics"]]
     found = []
     for name in HEADLINERS:
         row = row_of(document, name)

@@ -27,7 +27,8 @@ GROUPS = {
     "granularity": "a coarser and a finer routing space (Fig. 7)",
     "recipe": "the default recipe with one of its parts exchanged",
 }
-_SIZED = re.compile(r"sasrec-(\d+)x(\d+)(-taught)?")
+TAUGHT = "-taught"  # ends the name of a SASRec that its own average teaches
+_SIZED = re.compile(rf"sasrec-(\d+)x(\d+)({TAUGHT})?")
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,11 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
 def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method:
     pins = {"model": "sasrec", "embedding": [width], "hidden": [width], "depth": [depth]}
     return Method(name, title, "table", pins, f"{depth} blocks of width {width}, {about}")
+
+
+def is_plain_sasrec(name: str) -> bool:
+    """Whether a method is a SASRec that learns from the targets alone: what CANet is measured against."""
+    return name.startswith("sasrec") and not name.endswith(TAUGHT)
 
 
 def _sized(name: str, width: int, depth: int, *, taught: bool) -> Method:
