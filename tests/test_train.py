@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_dataset
-from training_toys import SMALL, assert_same, of_recipe, small
+from training_toys import SMALL, assert_same, of_recipe, small, weights
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
@@ -271,6 +271,15 @@ def test_learning_rate_warms_up_and_falls_to_its_final_share() -> None:
     assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
+def test_beta2_changes_what_is_learned(dataset: Dataset, tmp_path: Path) -> None:
+    usual, shorter, explicit = (
+        weights(load_model(train(small(epochs=1, **changes), dataset, tmp_path / name)))["item_table"]
+        for name, changes in (("a", {}), ("b", {"beta2": 0.98}), ("c", {"beta2": 0.999}))
+    )
+    assert not torch.equal(usual, shorter)
+    assert torch.equal(usual, explicit), "the default is Adam's own"
+
+
 @pytest.mark.parametrize("preset", presets())
 @pytest.mark.parametrize("model", ["canet", "sasrec"])
 def test_every_preset_is_a_valid_configuration(preset: str, model: str) -> None:
@@ -291,6 +300,7 @@ def test_every_preset_is_a_valid_configuration(preset: str, model: str) -> None:
         (dict(settings=("batch=1.5",)), "not a whole number"),
         (dict(settings=("compile=maybe",)), "true or false"),
         (dict(settings=("epochs=0",)), "out of range"),
+        (dict(settings=("beta2=1",)), "beta2 = 1.0 is out of range"),
         (dict(settings=("lr",)), "not key=value"),
         (dict(settings=("recipe=sandwhich",)), "did you mean 'sandwich'"),
         (dict(settings=("hidden=64;96",)), "list of whole numbers"),

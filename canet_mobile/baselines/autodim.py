@@ -156,7 +156,7 @@ def search(
     """
     device = fabric.device
     weights = nn.Parameter(torch.zeros(GROUPS, len(model.sizes), device=device))
-    network = torch.optim.Adam(model.parameters(), config.lr, fused=True)
+    network = torch.optim.Adam(model.parameters(), config.lr, config.betas, fused=True)
     architecture = torch.optim.Adam([weights], ARCHITECTURE_LR)
     model.train()
     done = 0

@@ -149,7 +149,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
         move(store.model, fabric.device)
         objective = Objective(store.model, config)
         trained = [weight for weight in objective.parameters() if weight.requires_grad]
-        optimizer: Any = torch.optim.Adam(trained, config.lr, fused=True)
+        optimizer: Any = torch.optim.Adam(trained, config.lr, config.betas, fused=True)
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
             if objective.average is not None:
