@@ -37,6 +37,12 @@ def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, avera
     return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
 
 
+@torch.no_grad()
+def _teacher(average: Supernet, seq: Tensor) -> Teacher:
+    """The largest route of the average, at every real position of ``seq``."""
+    return Teacher(average, average.sliced(seq, average.config.space.largest)[seq > 0])
+
+
 def taught(
     canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None
 ) -> Parts:
@@ -45,12 +51,9 @@ def taught(
     It is the default recipe without routes: what averaging and teaching are worth to one model alone.
     """
     net, real = canet.supernet, seq > 0
-    route = net.config.space.largest
     assert average is not None
-    with torch.no_grad():
-        teacher = Teacher(average, average.sliced(seq, route)[real])
-    states = net.sliced(seq, route)[real]
-    return {"loss": sandwich_loss(net, [states], targets[real], teacher)[0] / len(states)}
+    states = net.sliced(seq, net.config.space.largest)[real]
+    return {"loss": sandwich_loss(net, [states], targets[real], _teacher(average, seq))[0] / len(states)}
 
 
 def sandwich(
@@ -62,10 +65,7 @@ def sandwich(
     """
     net, real = canet.supernet, seq > 0
     space = net.config.space
-    teacher = None
-    if average is not None:
-        with torch.no_grad():
-            teacher = Teacher(average, average.sliced(seq, space.largest)[real])
+    teacher = None if average is None else _teacher(average, seq)
     drawn = space.routes[int(torch.randint(len(space), ()))]
     states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
     count = len(states[0])
