@@ -17,7 +17,7 @@ import tomllib
 from _claims import HEADER as CLAIMS_HEADER
 from _claims import PARTS_HEADER, claims_row, mean, parts_rows, spread, twins
 
-from canet_mobile.compare.methods import is_plain_sasrec, known_methods
+from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.compare.tables import figure
 from canet_mobile.train.config import TrainConfig
@@ -186,7 +186,7 @@ def title(name: str, record: dict[str, Any]) -> str:
         sizes = f"{record['config']['hidden'][0]} × {record['config']['depth'][0]}"
         if name in METHODS:
             return f"SASRec-{rest} ({sizes})"
-        return f"SASRec {sizes}" if is_plain_sasrec(name) else f"SASRec {sizes}, taught by its own average"
+        return select([name], TrainConfig(), items=1000)[0].title
     if headline(name):
         return f"**CANet, {rest or 'default'} recipe, routed**"
     return METHODS[name].title if name in METHODS else RETIRED.get(name, name)

@@ -14,6 +14,7 @@ from canet_mobile.compare.comparison import compare
 from canet_mobile.compare.methods import (
     PRESETS,
     base_config,
+    is_plain_sasrec,
     known_methods,
     method_config,
     select,
@@ -23,7 +24,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
 from canet_mobile.train import trainer
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,13 @@ def test_groups_and_sizes_select_each_method_once_in_table_order() -> None:
     assert names == ["fpmc", "canet", "canet-u", "canet-g", "canet-ug", "sasrec-16x3"]
 
 
-def test_a_sasrec_of_any_size_may_be_taught() -> None:
-    plain, taught = select(["sasrec-16x3", "sasrec-16x3-taught"], TrainConfig(), 50)
-    assert {**plain.pins, "recipe": "taught"} == taught.pins
-    assert method_config(taught, TrainConfig(), 0).recipe == "taught"
-    assert taught.title == "SASRec 16 × 3, taught" and "average" in taught.about
+@pytest.mark.parametrize("recipe", SASREC_RECIPES)
+def test_a_sasrec_of_any_size_has_other_recipes(recipe: str) -> None:
+    plain, other = select(["sasrec-16x3", f"sasrec-16x3-{recipe}"], TrainConfig(), 50)
+    assert {**plain.pins, "recipe": recipe} == other.pins
+    assert method_config(other, TrainConfig(), 0).recipe == recipe
+    assert other.title == f"SASRec 16 × 3, {recipe}" and "average" in other.about
+    assert is_plain_sasrec(other.name) == (recipe == "averaged")
 
 
 @pytest.mark.parametrize(

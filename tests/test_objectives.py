@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toys import TAUGHT, small, weights
+from training_toys import SASREC, of_recipe, small, weights
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
+from canet_mobile.model.canet import Canet
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import TrainConfig
@@ -65,8 +66,8 @@ def test_the_average_teaches_but_is_not_trained() -> None:
 
 
 def test_a_taught_sasrec_learns_half_from_its_average_half_from_the_targets() -> None:
-    found = objective(small(**TAUGHT, dropout=0.0))
-    plain = objective(small(**{**TAUGHT, "recipe": "sandwich"}, dropout=0.0))
+    found = objective(of_recipe("taught", dropout=0.0))
+    plain = objective(small(**SASREC, dropout=0.0))
     assert found.average is not None and plain.average is None, "any other SASRec has no teacher"
     seq, targets = batch()
     real = seq > 0
@@ -82,6 +83,16 @@ def test_a_taught_sasrec_learns_half_from_its_average_half_from_the_targets() ->
     soft = -(teacher.exp() * student).sum(1).mean()
     assert torch.allclose(found(seq, targets, 0)["loss"], (hard + soft) / 2)
     assert torch.allclose(plain(seq, targets, 0)["loss"], hard)
+
+
+def test_the_average_of_an_averaged_sasrec_does_not_teach() -> None:
+    found, plain = objective(of_recipe("averaged", dropout=0.0)), objective(small(**SASREC, dropout=0.0))
+    assert found.average is not None
+    with torch.no_grad():
+        found.average.item_table.mul_(-3)
+    seq, targets = batch()
+    assert torch.equal(found(seq, targets, 0)["loss"], plain(seq, targets, 0)["loss"])
+    assert isinstance(found.kept, Canet) and found.kept.supernet is found.average
 
 
 def test_dropout_does_not_reach_the_teacher() -> None:
@@ -101,10 +112,17 @@ def test_only_the_sandwich_keeps_an_average(changes: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"average": 0.0}, {"average": 0.5}, TAUGHT], ids=["none", "average", "taught"]
+    "config",
+    [
+        small(epochs=2, average=0.0),
+        *(of_recipe(recipe, epochs=2) for recipe in ("sandwich", "averaged", "taught")),
+    ],
+    ids=["none", "sandwich", "averaged", "taught"],
 )
-def test_what_was_validated_is_what_the_run_keeps(dataset: Dataset, tmp_path: Path, changes: dict) -> None:
-    run = train(small(epochs=2, **changes), dataset, tmp_path / "run")
+def test_what_was_validated_is_what_the_run_keeps(
+    dataset: Dataset, tmp_path: Path, config: TrainConfig
+) -> None:
+    run = train(config, dataset, tmp_path / "run")
     epochs = [json.loads(line) for line in (run.directory / METRICS).read_text().splitlines()]
     best = max(epoch["validation"]["ndcg10"] for epoch in epochs)
     queries = held_out(dataset, "validation")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from canet_mobile.model.canet import Canet
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 
 SMALL = dict(
     embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3,
@@ -17,12 +17,12 @@ def small(**changes) -> TrainConfig:
     return TrainConfig(**{**SMALL, **changes})
 
 
-TAUGHT = dict(model="sasrec", recipe="taught", embedding=(16,), hidden=(16,), depth=(2,))
+SASREC = dict(model="sasrec", embedding=(16,), hidden=(16,), depth=(2,))
 
 
 def of_recipe(recipe: str, **changes) -> TrainConfig:
-    """A small CANet of any recipe but ``taught``, which is a SASRec's."""
-    return small(**(TAUGHT if recipe == "taught" else {"recipe": recipe}), **changes)
+    """A small CANet by a recipe of its own, a small SASRec by one of a SASRec's."""
+    return small(**(SASREC if recipe in SASREC_RECIPES else {}), recipe=recipe, **changes)
 
 
 def weights(canet: Canet) -> dict[str, torch.Tensor]:

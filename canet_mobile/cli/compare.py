@@ -19,7 +19,7 @@ from canet_mobile.errors import EXIT_ERROR, EXIT_OK
     default="all",
     show_default=True,
     help="Comma-separated methods, groups (table, losses, spaces, granularity, recipe), "
-    "sasrec-WIDTHxDEPTH[-taught].",
+    "sasrec-WIDTHxDEPTH[-averaged|-taught].",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs per method.")
 @click.option("--budget", type=float, help="Share of SASRec-full's paper FLOPs CANet may spend.")

@@ -108,9 +108,11 @@ def _dataset(directory: Path | None) -> Any:
 
 
 def _label(name: str, config: Any) -> str:
+    from canet_mobile.train.config import SASREC_RECIPES
+
     if name == "sasrec":
         size = f"sasrec-{config.hidden[0]}x{config.depth[0]}"
-        return f"{size}-taught" if config.recipe == "taught" else size
+        return f"{size}-{config.recipe}" if config.recipe in SASREC_RECIPES else size
     return f"canet-{config.recipe}" if name == "canet" else name
 
 

@@ -37,7 +37,7 @@ class Plan:
     """What to compare.
 
     Args:
-        models: names, groups, ``all`` or ``sasrec-WIDTHxDEPTH[-taught]``.
+        models: names, groups, ``all`` or ``sasrec-WIDTHxDEPTH[-RECIPE]``.
         seeds: how many, 0 upwards.
         preset: a key of :data:`canet_mobile.compare.methods.PRESETS`.
         settings: configuration keys changed for every method.

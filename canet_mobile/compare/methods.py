@@ -27,8 +27,12 @@ GROUPS = {
     "granularity": "a coarser and a finer routing space (Fig. 7)",
     "recipe": "the default recipe with one of its parts exchanged",
 }
-TAUGHT = "-taught"  # ends the name of a SASRec that its own average teaches
-_SIZED = re.compile(rf"sasrec-(\d+)x(\d+)({TAUGHT})?")
+# Recipes of a SASRec that is not plain; each ends the name of its methods.
+_SASREC = {
+    "averaged": "a plain SASRec of which the average of its weights is kept",
+    "taught": "half taught by its own average, as CANet is",
+}
+_SIZED = re.compile(rf"sasrec-(\d+)x(\d+)(?:-({'|'.join(_SASREC)}))?")
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ def known_methods(base: TrainConfig, items: int) -> dict[str, Method]:
 
 
 def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
-    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH[-taught]``; in table order.
+    """The methods of --models: names, groups, ``all``, ``sasrec-WIDTHxDEPTH[-RECIPE]``; in table order.
 
     Raises:
         UsageError: a name does not exist; or sasrec-same is asked for without canet.
@@ -172,7 +176,7 @@ def select(names: Sequence[str], base: TrainConfig, items: int) -> list[Method]:
         elif name in GROUPS:
             chosen |= {key: method for key, method in known.items() if method.group == name}
         elif sized:
-            chosen[name] = _sized(name, int(sized[1]), int(sized[2]), taught=bool(sized[3]))
+            chosen[name] = _sized(name, int(sized[1]), int(sized[2]), sized[3])
         elif name in known:
             chosen[name] = known[name]
         else:
@@ -190,15 +194,15 @@ def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method
 
 def is_plain_sasrec(name: str) -> bool:
     """Whether a method is a SASRec that learns from the targets alone: what CANet is measured against."""
-    return name.startswith("sasrec") and not name.endswith(TAUGHT)
+    return name.startswith("sasrec") and not name.endswith("-taught")
 
 
-def _sized(name: str, width: int, depth: int, *, taught: bool) -> Method:
+def _sized(name: str, width: int, depth: int, recipe: str | None) -> Method:
     title = f"SASRec {width} × {depth}"
-    if not taught:
+    if recipe is None:
         return _sasrec(name, title, width, depth, "a plain SASRec")
-    plain = _sasrec(name, f"{title}, taught", width, depth, "half taught by its own average, as CANet is")
-    return replace(plain, pins={**plain.pins, "recipe": "taught"})
+    plain = _sasrec(name, f"{title}, {recipe}", width, depth, _SASREC[recipe])
+    return replace(plain, pins={**plain.pins, "recipe": recipe})
 
 
 def _small(base: TrainConfig, items: int) -> Method:

@@ -10,7 +10,8 @@ from typing import Any
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.space import RoutingSpace
 
-RECIPES = ("sandwich", "rows", "paper", "taught")
+RECIPES = ("sandwich", "rows", "paper", "averaged", "taught")
+SASREC_RECIPES = ("averaged", "taught")  # the others are CANet's: a SASRec is plain under them
 PAPER_COSTS = "paper"
 
 
@@ -23,7 +24,8 @@ class TrainConfig:
             is as large as the largest submodel of the routing space.
         recipe: ``sandwich`` (each batch trains the largest, the smallest and a random route, distilling),
             ``rows`` (each row of a batch trains one route), ``paper`` (Eq. 7-9 jointly); a SASRec is trained
-            on the targets alone, unless it is ``taught``: half by the average of its own weights.
+            on the targets alone, and kept as it is, unless it is ``averaged`` (the average of its weights is
+            kept) or ``taught`` (that average is half of its teacher, too).
         embedding, hidden, depth: the routing space; a SASRec takes one width and one depth, AutoDim searches
             among the embedding sizes.
         length: input length L.
@@ -41,9 +43,9 @@ class TrainConfig:
             other value also starts attention as a mean of the history.
         prior: where the classifier's biases start: ``popularity``, the log of how often each item was
             consumed in training, which the first epochs then need not learn; ``none``, at zero.
-        average: half-life, in epochs, of the moving average of the weights, which teaches every route and is
-            what is kept (sandwich and taught); 0 keeps the weights themselves, and the largest route
-            teaches.
+        average: half-life, in epochs, of the moving average of the weights, which is what is kept and, unless
+            averaged, teaches (sandwich, averaged and taught); 0 keeps the weights themselves, and the
+            largest route teaches.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
@@ -131,9 +133,9 @@ class TrainConfig:
                 f"a SASRec's embedding {self.embedding[0]} must equal its hidden width {self.hidden[0]}",
                 fix="--width sets both",
             )
-        if self.recipe == "taught" and (self.model != "sasrec" or not self.average):
+        if self.recipe in SASREC_RECIPES and (self.model != "sasrec" or not self.average):
             raise UsageError(
-                "recipe = taught is a SASRec that learns from the average of its weights, "
+                f"recipe = {self.recipe} is a SASRec with an average of its weights, "
                 f"not model = {self.model} with average = {self.average:g}",
                 fix="--model sasrec --set average=0.5, or --set recipe=sandwich",
             )

@@ -13,7 +13,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.model.router import sample_routes
 from canet_mobile.model.supernet import Supernet
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 from canet_mobile.train.losses import (
     Teacher,
     catalogue_loss,
@@ -27,7 +27,7 @@ Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
 LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
 # Model and recipe of the runs that follow their weights with an average, and keep that.
-AVERAGED = (("canet", "sandwich"), ("sasrec", "taught"))
+AVERAGED = (("canet", "sandwich"), ("sasrec", "averaged"), ("sasrec", "taught"))
 
 
 def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
@@ -111,6 +111,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, avera
 
 OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Supernet | None], Parts]] = {
     "sandwich": sandwich,
+    "averaged": plain,
     "taught": taught,
     "rows": rows,
     "paper": paper,
@@ -135,7 +136,7 @@ class Objective(nn.Module):
             self.supernet, self.router = model.supernet, model.router if config.recipe == "paper" else None
             if config.average and (config.model, config.recipe) in AVERAGED:
                 self.average = deepcopy(model.supernet).requires_grad_(False)
-        is_plain = config.model == "sasrec" and config.recipe != "taught"
+        is_plain = config.model == "sasrec" and config.recipe not in SASREC_RECIPES
         self.recipe = plain if is_plain else OBJECTIVES[config.recipe]
 
     def forward(self, seq: Tensor, targets: Tensor, seed: int, users: Tensor | None = None) -> Parts:
