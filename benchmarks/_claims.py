@@ -51,14 +51,11 @@ def claims_row(data: str, found: Records) -> str:
     each = [record["evaluation"] for record in ours]
     cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
     full = each[0]["costs"]["sasrec_full_paper_mflops"]
-    quality = _quality(ours, seen)
+    quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
     largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
     papers = found.get("canet-paper", [])
     plain = {name: seeds for name, seeds in found.items() if is_plain_sasrec(name)}
-    # Of two of one size, an averaged one say, the better is the rival.
-    nearest = min(
-        plain, key=lambda name: (abs(_cost(plain[name][0]) - cost), -_quality(plain[name], seen)), default=""
-    )
+    nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
     gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
     against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
@@ -163,10 +160,6 @@ def _common(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[
 
 def _cost(record: dict[str, Any]) -> float:
     return float(record["evaluation"]["costs"]["paper_mflops"])
-
-
-def _quality(records: list[dict[str, Any]], seen: str) -> float:
-    return mean([record["evaluation"]["routed"][seen]["ndcg@10"] for record in records])
 
 
 def _against(ours: list[dict[str, Any]], others: list[dict[str, Any]], seen: str) -> str:

@@ -103,14 +103,7 @@ def same_cost(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         if row is None or not plain:
             continue
         cost = row["paper_mflops"]["mean"]
-        # Of two of one size, an averaged one say, the better is the rival.
-        near = min(
-            plain,
-            key=lambda other: (
-                abs(math.log(other["paper_mflops"]["mean"] / cost)),
-                -other["metrics"][document["protocol"]][JUDGED_BY]["mean"],
-            ),
-        )
+        near = min(plain, key=lambda other: abs(math.log(other["paper_mflops"]["mean"] / cost)))
         pair = pair_of(document, name, near["name"])
         found.append(
             {"name": name, "sasrec": near["name"], "paper_mflops": near["paper_mflops"]["mean"], "pair": pair}

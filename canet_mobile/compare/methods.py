@@ -193,8 +193,8 @@ def _sasrec(name: str, title: str, width: int, depth: int, about: str) -> Method
 
 
 def is_plain_sasrec(name: str) -> bool:
-    """Whether a method is a SASRec that learns from the targets alone: what CANet is measured against."""
-    return name.startswith("sasrec") and not name.endswith("-taught")
+    """Whether a method is a SASRec as everybody trains it: what CANet is measured against."""
+    return name.startswith("sasrec") and not name.endswith(tuple(_SASREC))
 
 
 def _sized(name: str, width: int, depth: int, recipe: str | None) -> Method:
