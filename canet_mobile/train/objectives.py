@@ -27,7 +27,7 @@ Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
 LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
 # Model and recipe of the runs that follow their weights with an average, and keep that.
-AVERAGED = (("canet", "sandwich"), ("sasrec", "averaged"), ("sasrec", "taught"))
+AVERAGED = (("canet", "sandwich"), *(("sasrec", recipe) for recipe in SASREC_RECIPES))
 
 
 def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
