@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canet_mobile.errors import UsageError
-from canet_mobile.model.layers import attention_bias, dropout, head_major
+from canet_mobile.model.layers import attention_bias, dropout, head_major, new_blocks
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig, sample_routes
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
+from canet_mobile.train.checkpoint import build_any
+from canet_mobile.train.presets import build_config
 
 SPACES = {
     "default": RoutingSpace(),
@@ -236,3 +238,17 @@ def test_a_tied_classifier_is_the_item_table() -> None:
     assert sum(p.numel() for p in own.parameters()) - sum(p.numel() for p in tied.parameters()) == 41 * 16
     with pytest.raises(UsageError, match="equal widths"):
         Supernet(SupernetConfig(40, 6, RoutingSpace((8,), (16,), (1,)), tied=True))
+
+
+@pytest.mark.parametrize("model", ["canet", "sasrec", "skiprec", "autodim"])
+def test_deeper_blocks_open_later(model: str) -> None:
+    sizes = ("embedding=8,12", "hidden=12", "depth=2,3") if model != "sasrec" else ()
+    config = build_config(model=model, settings=(*sizes, "residual=0.6", "residual_power=1"))
+    built = build_any(config, 30, 5)
+    blocks = list((built.supernet if model in ("canet", "sasrec") else built).blocks)
+    expected = [0.6 / n for n in range(1, len(blocks) + 1)]
+    assert len(blocks) == config.depth[-1]
+    for part in ("residual1", "residual2"):
+        assert [getattr(block, part).item() for block in blocks] == pytest.approx(expected)
+    with_mean, without = (new_blocks(1, 8, residual, 1.0)[0].out_weight for residual in (0.5, 0.0))
+    assert torch.equal(with_mean, torch.eye(8)) and not torch.equal(without, torch.eye(8))

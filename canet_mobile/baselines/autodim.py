@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from canet_mobile.baselines.catalogue import INITIAL_STD, normalised
 from canet_mobile.data.split import Windows, length_buckets
 from canet_mobile.evaluate.costs import autodim_paper_macs, table_mflops
-from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout
+from canet_mobile.model.layers import attention_bias, block_sliced, dropout, new_blocks
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.losses import catalogue_loss
@@ -54,9 +54,7 @@ class AutoDim(nn.Module):
         self.item_table = nn.Parameter(torch.randn(items + 1, self.sizes[-1]) * INITIAL_STD)
         self.projections = nn.ParameterList(torch.eye(self.width, size) for size in self.sizes)
         self.positions = nn.Parameter(torch.randn(config.length, self.width) * INITIAL_STD)
-        self.blocks = nn.ModuleList(
-            Block(self.width, config.residual, identity=config.residual != 0) for _ in range(self.depth)
-        )
+        self.blocks = new_blocks(self.depth, self.width, config.residual, config.residual_power)
         if not self.tied:
             self.own_classifier = nn.Parameter(torch.randn(items + 1, self.width) * INITIAL_STD)
         self.classifier_bias = nn.Parameter(torch.zeros(items + 1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from canet_mobile.baselines.catalogue import INITIAL_STD, Catalogue, normalised
 from canet_mobile.evaluate.costs import skiprec_paper_macs, table_mflops
-from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout
+from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout, new_blocks
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
 from canet_mobile.train.config import TrainConfig
 
@@ -34,9 +34,7 @@ class SkipRec(nn.Module):
         self.tau, self.weight = config.tau, config.lambda_skip
         self.catalogue = Catalogue(items, self.width, tied=config.is_tied)
         self.positions = nn.Parameter(torch.randn(config.length, self.width) * INITIAL_STD)
-        self.blocks = nn.ModuleList(
-            Block(self.width, config.residual, identity=config.residual != 0) for _ in range(self.depth)
-        )
+        self.blocks = new_blocks(self.depth, self.width, config.residual, config.residual_power)
         table: Any = config.router_table
         policy_width = min(ROUTER_WIDTH, self.width // 4 * 4)
         self.policy = Router(RouterConfig(items, config.length, 2 * self.depth, table, width=policy_width))

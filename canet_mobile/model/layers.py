@@ -56,6 +56,18 @@ class Block(nn.Module):
         self.residual2 = nn.Parameter(torch.tensor(residual))
 
 
+def new_blocks(depth: int, width: int, residual: float, power: float) -> nn.ModuleList:
+    """``depth`` blocks whose residual weights λ start at ``residual`` / n^``power``, n = 1 for the first one.
+
+    With ``power`` 1 the first blocks, which every route has, act from the first step, and the deep ones
+    open later: eight post-LN blocks of full weight do not learn at all for some epochs. Unless ``residual``
+    is 0, attention starts as a mean of the history.
+    """
+    return nn.ModuleList(
+        Block(width, residual / n**power, identity=residual != 0) for n in range(1, depth + 1)
+    )
+
+
 def attention_bias(seq: Tensor) -> Tensor:
     """Additive mask [B, 1, T, T] float32 for left-padded item ids ``seq`` [B, T]."""
     length = seq.shape[1]

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canet_mobile.errors import UsageError
-from canet_mobile.model.layers import Block, Gates, attention_bias, block_masked, block_sliced, dropout
+from canet_mobile.model.layers import (
+    Block,
+    Gates,
+    attention_bias,
+    block_masked,
+    block_sliced,
+    dropout,
+    new_blocks,
+)
 from canet_mobile.model.space import Route, RoutingSpace
 
 # Class 0 is padding. Its bias makes its softmax probability exactly zero, so it is never learned,
@@ -30,8 +38,9 @@ class SupernetConfig:
         in_projection: map embedding to hidden width. A plain SASRec (one route, equal widths) has none.
         tied: score with the item table instead of a classifier of its own, as SASRec's authors do; the
             widest embedding must equal the widest hidden.
-        residual: the learnable residual weight λ at the start; unless it is 0, attention starts as a mean of
-            the history (identity value and output projections).
+        residual: the learnable residual weight λ of the first block at the start; unless it is 0, attention
+            starts as a mean of the history (identity value and output projections).
+        residual_power: block n starts at residual / n^residual_power.
     """
 
     items: int
@@ -41,6 +50,7 @@ class SupernetConfig:
     in_projection: bool = True
     tied: bool = False
     residual: float = 0.0
+    residual_power: float = 0.0
 
 
 class Supernet(nn.Module):
@@ -69,9 +79,7 @@ class Supernet(nn.Module):
             )
             self.in_weight = nn.Parameter(start)
             self.in_bias = nn.Parameter(torch.zeros(hidden))
-        self.blocks = nn.ModuleList(
-            Block(hidden, config.residual, identity=config.residual != 0) for _ in range(widest.depth)
-        )
+        self.blocks = new_blocks(widest.depth, hidden, config.residual, config.residual_power)
         if not config.tied:
             self.own_classifier = nn.Parameter(torch.randn(config.items + 1, hidden) * 0.02)
         self.classifier_bias = nn.Parameter(torch.zeros(config.items + 1))

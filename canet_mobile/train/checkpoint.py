@@ -56,6 +56,7 @@ def build_model(config: TrainConfig, items: int) -> Canet:
         in_projection=config.model == "canet",
         tied=config.is_tied,
         residual=config.residual,
+        residual_power=config.residual_power,
     )
     supernet = Supernet(sizes)
     if config.model == "sasrec":

@@ -39,8 +39,9 @@ class TrainConfig:
             SASRec's authors, forgets twenty times sooner than Adam's usual 0.999.
         tied: ``true`` scores with the item table itself, ``false`` with a classifier of its own; ``auto``
             lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
-        residual: the learnable residual weights λ at the start; 0 lets each block earn its influence, any
-            other value also starts attention as a mean of the history.
+        residual: the learnable residual weight λ of the first block at the start; 0 lets each block earn its
+            influence, any other value also starts attention as a mean of the history.
+        residual_power: λ of block n starts at residual / n^residual_power: 0 starts all blocks alike.
         prior: where the classifier's biases start: ``popularity``, the log of how often each item was
             consumed in training, which the first epochs then need not learn; ``none``, at zero.
         average: half-life, in epochs, of the moving average of the weights, which is what is kept and, unless
@@ -88,6 +89,7 @@ class TrainConfig:
     beta2: float = 0.999
     tied: str = "auto"
     residual: float = 0.1
+    residual_power: float = 0.0
     prior: str = "none"
     average: float = 0.5
     dropout: float = 0.2
@@ -195,6 +197,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "final_lr": (0, 1),
     "beta2": (0, 0.9999999),
     "residual": (-10, 10),
+    "residual_power": (0, 8),
     "average": (0, 100),
     "dropout": (0, 0.95),
     "clip": (1e-3, 1e6),
