@@ -6,6 +6,7 @@ from typing import Any
 
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.train.config import TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
@@ -23,8 +24,9 @@ PARTS_HEADER = (
 # What the reference of a part has in common with it, where that is not today's default.
 BOTH = {
     "canet": "",
-    "canet-fixed": " (both with fixed windows)",
-    "canet-gain": " (both with expected gains, fixed windows)",
+    "canet-closed": " (both with blocks that start closed)",
+    "canet-fixed": " (both with blocks that start closed, fixed windows)",
+    "canet-gain": " (both with blocks that start closed, expected gains, fixed windows)",
 }
 
 
@@ -60,8 +62,9 @@ def claims_row(data: str, found: Records) -> str:
     gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
     against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
     ratios = [ratio for _, _, _, ratio in twins(found)]
+    started = "" if starts_open(ours[0]) else ", closed start"
     cells = (
-        f"{data} ({len(ours)})",
+        f"{data} ({len(ours)}{started})",
         f"{quality:.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
@@ -118,10 +121,21 @@ def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
     config = others[0]["config"] if others else {}
     if config.get("router_label") == "gain" and name != "canet-gain":
         return "canet-gain"
-    ours = found.get("canet", [])
-    moving = bool(ours) and ours[0]["config"].get("moving", False)
+    closed = "canet-closed" if "canet-closed" in found else "canet"
+    if name == "canet-closed":
+        return "canet"
+    then = found.get(closed, [])
+    moving = bool(then) and then[0]["config"].get("moving", False)
     # Records without the key are older than it: their windows were fixed.
-    return "canet-fixed" if moving and not config.get("moving", False) and name != "canet-fixed" else "canet"
+    if moving and not config.get("moving", False) and name != "canet-fixed":
+        return "canet-fixed"
+    return "canet" if others and starts_open(others[0]) else closed
+
+
+def starts_open(record: dict[str, Any]) -> bool:
+    """Whether a run had today's start: blocks that act from the first step, Adam with a short memory."""
+    keys, default = ("residual", "residual_power", "beta2"), TrainConfig()
+    return all(record["config"].get(key) == getattr(default, key) for key in keys)
 
 
 def _each_route(record: dict[str, Any], seen: str) -> list[float]:

@@ -56,7 +56,7 @@ def compare(
     Methods: fpmc gru4rec nextitnet sasrec-full sasrec-small sasrec-same skiprec autodim
              canet-paper canet canet-u canet-g canet-ug
              canet-depth canet-embedding canet-coarse canet-fine
-             canet-entropy canet-own canet-unaveraged canet-fixed canet-untied canet-rows
+             canet-entropy canet-own canet-unaveraged canet-fixed canet-closed canet-untied canet-rows
 
     \b
     Examples:

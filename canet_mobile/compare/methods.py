@@ -19,7 +19,14 @@ from canet_mobile.train.config import TrainConfig, apply
 from canet_mobile.train.presets import build_config, variants
 
 SAME = "sasrec-same"  # its size is known only when CANet's runs are done
-PAPER = {"model": "canet", "recipe": "paper", "router_table": "own", "tied": "false", "residual": 0.0}
+PAPER = {
+    "model": "canet",
+    "recipe": "paper",
+    "router_table": "own",
+    "tied": "false",
+    "residual": 0.0,
+    "beta2": 0.999,
+}
 GROUPS = {
     "table": "the methods of the paper's Table III, and the default recipe",
     "losses": "CANet without its uniform loss, its guide loss, and both (Fig. 4)",
@@ -77,6 +84,9 @@ PRESETS = {
             "batch": 48,
             "lr": 4e-3,
             "warmup_steps": 30,
+            "residual": 0.1,
+            "residual_power": 0.0,
+            "beta2": 0.999,
             "prior": "popularity",
             "validation_users": 1000,
         },
@@ -296,6 +306,13 @@ def _recipe() -> list[Method]:
             "recipe",
             {"model": "canet", "moving": False},
             "long histories are cut into the same windows in every epoch",
+        ),
+        Method(
+            "canet-closed",
+            "CANet, blocks that start closed",
+            "recipe",
+            {"model": "canet", "residual": 0.1, "residual_power": 0.0, "beta2": 0.999},
+            "every block starts with a tenth of its weight, and Adam has its usual memory",
         ),
         Method(
             "canet-untied",

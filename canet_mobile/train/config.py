@@ -36,7 +36,7 @@ class TrainConfig:
         epochs: at most; the learning rate's cosine ends here.
         lr, warmup_steps, final_lr: Adam's peak rate, linear warm-up, final share of the peak.
         beta2: how much of its mean of squared gradients Adam keeps at each step; 0.98, as in the code of
-            SASRec's authors, forgets twenty times sooner than Adam's usual 0.999.
+            SASRec's authors, forgets twenty times sooner than Adam's usual 0.999, which the paper has.
         tied: ``true`` scores with the item table itself, ``false`` with a classifier of its own; ``auto``
             lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
         residual: the learnable residual weight λ of the first block at the start; 0 lets each block earn its
@@ -86,10 +86,10 @@ class TrainConfig:
     lr: float = 3e-3
     warmup_steps: int = 100
     final_lr: float = 0.02
-    beta2: float = 0.999
+    beta2: float = 0.98
     tied: str = "auto"
-    residual: float = 0.1
-    residual_power: float = 0.0
+    residual: float = 1.0
+    residual_power: float = 1.0
     prior: str = "none"
     average: float = 0.5
     dropout: float = 0.2
