@@ -13,6 +13,8 @@ from canet_mobile.model.space import RoutingSpace
 RECIPES = ("sandwich", "rows", "paper", "averaged", "taught")
 SASREC_RECIPES = ("averaged", "taught")  # the others are CANet's: a SASRec is plain under them
 PAPER_COSTS = "paper"
+# What younger keys were before they existed: a run without them goes on, and is recorded, as it began.
+BEFORE: Mapping[str, Any] = {"residual_power": 0.0, "beta2": 0.999, "moving": False}
 
 
 @dataclass(frozen=True)

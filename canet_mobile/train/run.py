@@ -29,7 +29,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.schema import validate
 from canet_mobile.train.checkpoint import build_any, identity, load_weights
-from canet_mobile.train.config import BASELINES, TrainConfig, apply
+from canet_mobile.train.config import BASELINES, BEFORE, TrainConfig, apply
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -56,7 +56,7 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """The configuration it was trained with."""
-        return apply(TrainConfig(), self.manifest["config"], where=self.directory / MANIFEST)
+        return apply(TrainConfig(), {**BEFORE, **self.manifest["config"]}, where=self.directory / MANIFEST)
 
     @property
     def dataset_directory(self) -> Path:
