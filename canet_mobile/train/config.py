@@ -84,7 +84,7 @@ class TrainConfig:
     windows: int = 0
     moving: bool = True
     batch: int = 32
-    epochs: int = 8
+    epochs: int = 10
     lr: float = 3e-3
     warmup_steps: int = 100
     final_lr: float = 0.02
