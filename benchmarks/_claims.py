@@ -21,13 +21,14 @@ PARTS_HEADER = (
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
 
-# What the reference of a part has in common with it, where that is not today's default.
+# What the reference of a part has in common with it, where that is not today's default; CLOSED comes on top.
 BOTH = {
     "canet": "",
-    "canet-closed": " (both with blocks that start closed)",
-    "canet-fixed": " (both with blocks that start closed, fixed windows)",
-    "canet-gain": " (both with blocks that start closed, expected gains, fixed windows)",
+    "canet-closed": "",
+    "canet-fixed": " (both with fixed windows)",
+    "canet-gain": " (both with expected gains, fixed windows)",
 }
+CLOSED = " †"  # trained before blocks acted from the start
 
 
 def mean(values: list[float]) -> float:
@@ -62,9 +63,8 @@ def claims_row(data: str, found: Records) -> str:
     gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
     against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
     ratios = [ratio for _, _, _, ratio in twins(found)]
-    started = "" if starts_open(ours[0]) else ", closed start"
     cells = (
-        f"{data} ({len(ours)}{started})",
+        f"{data} ({len(ours)}){_dagger(ours[0])}",
         f"{quality:.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
@@ -107,7 +107,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
         cells = (
             f"{data} ({len(ours)})",
-            title + BOTH[reference],
+            title + BOTH[reference] + _dagger(ours[0]),
             f"{with_it['routed']:.4f}",
             f"{without['routed']:.4f}",
             *ratios,
@@ -136,6 +136,10 @@ def starts_open(record: dict[str, Any]) -> bool:
     """Whether a run had today's start: blocks that act from the first step, Adam with a short memory."""
     keys, default = ("residual", "residual_power", "beta2"), TrainConfig()
     return all(record["config"].get(key) == getattr(default, key) for key in keys)
+
+
+def _dagger(record: dict[str, Any]) -> str:
+    return "" if starts_open(record) else CLOSED
 
 
 def _each_route(record: dict[str, Any], seen: str) -> list[float]:
