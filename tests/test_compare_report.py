@@ -208,6 +208,7 @@ def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **rou
         ]
         evaluation["routing"] = {"random": gap}
     config = {"seen": "keep", "embedding": [width], "hidden": [width], "depth": [width // 8]}
+    config |= {key: getattr(TrainConfig(), key) for key in ("residual", "residual_power", "beta2", "moving")}
     return {"seed": seed, "config": config, "evaluation": evaluation, "routing": routing}
 
 
@@ -232,6 +233,26 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     assert claims_row("shop", {"sasrec-8x1": found["sasrec-8x1"]}) == ""
     alone = claims_row("shop", {"canet": [_record(0, 0.2)]})
     assert alone.count("not run") == 4 and alone.endswith(" – | – |\n")
+
+
+def test_what_started_closed_is_marked_and_compared_with_its_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from _claims import claims_row, parts_rows
+
+    today, closed, own, rows = (_record(0, ndcg) for ndcg in (0.20, 0.16, 0.10, 0.05))
+    for record in (closed, own):
+        record["config"] |= {"residual": 0.1, "beta2": 0.999}
+        del record["config"]["residual_power"]  # older than the key
+    found = {"canet": [today], "canet-closed": [closed], "canet-own": [own], "canet-rows": [rows]}
+    titles = {"canet-own": "own table", "canet-closed": "closed", "canet-rows": "rows"}
+    lines = [line.strip("| ").split(" | ")[:5] for line in parts_rows("shop", found, titles).splitlines()]
+    assert lines == [
+        ["shop (1)", "own table †", "0.1600", "0.1000", "1.600"],
+        ["shop (1)", "closed", "0.2000", "0.1600", "1.250"],
+        ["shop (1)", "rows", "0.2000", "0.0500", "4.000"],
+    ]
+    assert claims_row("shop", found).startswith("| shop (1) | ")
+    assert claims_row("shop", {"canet": [closed]}).startswith("| shop (1) † | ")
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
