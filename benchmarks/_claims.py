@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from canet_mobile.compare.methods import is_plain_sasrec
+from canet_mobile.compare.methods import CLOSED, is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.train.config import TrainConfig
 
@@ -21,14 +21,14 @@ PARTS_HEADER = (
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
 
-# What the reference of a part has in common with it, where that is not today's default; CLOSED comes on top.
+# What the reference of a part has in common with it, where that is not today's default; DAGGER comes on top.
 BOTH = {
     "canet": "",
     "canet-closed": "",
     "canet-fixed": " (both with fixed windows)",
     "canet-gain": " (both with expected gains, fixed windows)",
 }
-CLOSED = " †"  # trained before blocks acted from the start
+DAGGER = " †"  # trained before blocks acted from the start
 
 
 def mean(values: list[float]) -> float:
@@ -121,25 +121,24 @@ def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
     config = others[0]["config"] if others else {}
     if config.get("router_label") == "gain" and name != "canet-gain":
         return "canet-gain"
-    closed = "canet-closed" if "canet-closed" in found else "canet"
-    if name == "canet-closed":
-        return "canet"
-    then = found.get(closed, [])
+    closed = "canet-closed" in found and name != "canet-closed" and others and not starts_open(others[0])
+    reference = "canet-closed" if closed else "canet"
+    then = found.get(reference, [])
     moving = bool(then) and then[0]["config"].get("moving", False)
     # Records without the key are older than it: their windows were fixed.
-    if moving and not config.get("moving", False) and name != "canet-fixed":
-        return "canet-fixed"
-    return "canet" if others and starts_open(others[0]) else closed
+    return (
+        "canet-fixed" if moving and not config.get("moving", False) and name != "canet-fixed" else reference
+    )
 
 
 def starts_open(record: dict[str, Any]) -> bool:
     """Whether a run had today's start: blocks that act from the first step, Adam with a short memory."""
-    keys, default = ("residual", "residual_power", "beta2"), TrainConfig()
-    return all(record["config"].get(key) == getattr(default, key) for key in keys)
+    default = TrainConfig()
+    return all(record["config"].get(key) == getattr(default, key) for key in CLOSED)
 
 
 def _dagger(record: dict[str, Any]) -> str:
-    return "" if starts_open(record) else CLOSED
+    return "" if starts_open(record) else DAGGER
 
 
 def _each_route(record: dict[str, Any], seen: str) -> list[float]:

@@ -27,6 +27,8 @@ PAPER = {
     "residual": 0.0,
     "beta2": 0.999,
 }
+# Blocks that start nearly closed, and Adam's usual memory: the start that learns faster in a few epochs.
+CLOSED: Mapping[str, Any] = {"residual": 0.1, "residual_power": 0.0, "beta2": 0.999}
 GROUPS = {
     "table": "the methods of the paper's Table III, and the default recipe",
     "losses": "CANet without its uniform loss, its guide loss, and both (Fig. 4)",
@@ -84,9 +86,7 @@ PRESETS = {
             "batch": 48,
             "lr": 4e-3,
             "warmup_steps": 30,
-            "residual": 0.1,
-            "residual_power": 0.0,
-            "beta2": 0.999,
+            **CLOSED,
             "prior": "popularity",
             "validation_users": 1000,
         },
@@ -311,7 +311,7 @@ def _recipe() -> list[Method]:
             "canet-closed",
             "CANet, blocks that start closed",
             "recipe",
-            {"model": "canet", "residual": 0.1, "residual_power": 0.0, "beta2": 0.999},
+            {"model": "canet", **CLOSED},
             "every block starts with a tenth of its weight, and Adam has its usual memory",
         ),
         Method(
