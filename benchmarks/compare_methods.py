@@ -18,7 +18,7 @@ import tomllib
 
 from canet_mobile.accelerator import choose_device, move
 from canet_mobile.cli.progress import TrainReporter
-from canet_mobile.compare.methods import method_config, select
+from canet_mobile.compare.methods import is_plain_sasrec, method_config, select
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
@@ -63,7 +63,8 @@ def dataset(name: str, root: Path | None, work: Path) -> Dataset:
 def configured(data: Dataset, name: str, seed: int, threads: int) -> TrainConfig:
     """Defaults, what all methods of the data set share, what makes the method, and what it alone takes."""
     table = EXPERIMENTS[data.name]
-    base = apply(TrainConfig(), {**table.get("shared", {}), "threads": threads})
+    group = table.get("sasrec", {}) if is_plain_sasrec(name) else {}
+    base = apply(TrainConfig(), {**table.get("shared", {}), **group, "threads": threads})
     (method,) = select([name], base, data.num_items)
     return method_config(method, apply(base, table.get(name, {})), seed)
 
