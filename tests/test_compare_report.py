@@ -192,6 +192,9 @@ def test_the_results_table_reads_the_records_of_a_comparison(
     cards = {"fpmc": "Card", "canet": None, "gru4rec": "Card"}
     found = {name: [{"machine": {"gpu": card}}, {"machine": {}}] for name, card in cards.items()}
     assert module.on_gpus(found) == "\nOn Card: fpmc, gru4rec.\n"
+    for residual, mark in ((0.1, " †"), (1.0, "")):
+        config = {"hidden": [64], "depth": [4], "residual": residual}
+        assert module.title("sasrec-64x4", {"config": config}) == f"SASRec 64 × 4{mark}"
 
 
 def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **routing: object) -> dict:
