@@ -10,7 +10,7 @@ from canet_mobile.train.config import TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
-    "data set (seeds)", "NDCG@10", "of full's FLOPs", "/ SASRec-full", "/ largest route",
+    "data set (seeds)", "NDCG@10 ± over users", "of full's FLOPs", "/ SASRec-full", "/ largest route",
     "/ SASRec nearest in cost", "/ paper's recipe (its FLOPs)", "/ Markov chain",
     "against random routing", "routes / twins",
     "`train` says: ship", "that / largest route, of full's FLOPs",
@@ -65,7 +65,7 @@ def claims_row(data: str, found: Records) -> str:
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (
         f"{data} ({len(ours)}){_dagger(ours[0])}",
-        f"{quality:.4f}",
+        f"{quality:.4f} ± {mean([evaluation['routed'][seen]['se_ndcg@10'] for evaluation in each]):.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
         f"{quality / largest:.3f}",

@@ -199,7 +199,7 @@ def test_the_results_table_reads_the_records_of_a_comparison(
 
 def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **routing: object) -> dict:
     """A record with what claims are made of; ``width`` makes it a plain SASRec's."""
-    score = {"keep": {"ndcg@10": ndcg}}
+    score = {"keep": {"ndcg@10": ndcg, "se_ndcg@10": ndcg / 10}}
     gap = {"keep": {"difference": {"ndcg@10": {"value": 0.004, "se": 0.001}}}}
     evaluation = {"routed": score, "costs": {"paper_mflops": cost, "sasrec_full_paper_mflops": 100.0}}
     evaluation["floors"] = {"markov": {"keep": {"ndcg@10": 0.2}}}
@@ -229,7 +229,7 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     }
     cells = claims_row("shop", found).strip("|\n ").split(" | ")
     assert cells == [
-        "shop (2)", "0.2500", "10%", "0.500", "0.833", "1.200 (8x1)", "2.000 (40%)", "1.25",
+        "shop (2)", "0.2500 ± 0.0250", "10%", "0.500", "0.833", "1.200 (8x1)", "2.000 (40%)", "1.25",
         "+0.0040 ± 0.0010", "0.855 (2)", "the router, e8_h8_d1", "0.733, 17%",
     ]  # fmt: skip
     assert [entry for entry, *_ in twins(found)] == ["e16_h16_d2", "e8_h8_d1"]
