@@ -6,6 +6,7 @@ from typing import Any
 
 from canet_mobile.compare.methods import CLOSED, is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.train.advice import pays
 from canet_mobile.train.config import TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
@@ -209,7 +210,8 @@ def _shipped(record: dict[str, Any], seen: str) -> tuple[float, float]:
 
 
 def _advice(record: dict[str, Any]) -> str:
+    """By today's rule from what validation users said then."""
     found = record["routing"].get("advice")
-    if found is None or "pays" not in found:
+    if found is None or "against_random" not in found:
         return "–"
-    return "the router" if found["pays"] else found["fixed"]
+    return "the router" if pays(found) else found["fixed"]

@@ -53,7 +53,8 @@ CANet by the recipe of `train`'s defaults, with the epochs, dropout and windows 
 all methods of a data set, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to the largest route
 of its own supernet, to the plain SASRec nearest in cost, to CANet trained by the paper's recipe, to a first-order Markov
 chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are
-what `train` advised from validation, for each seed, and what users who are served by that get and cost. CANet and the plain
+what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
+are served by that get and cost. CANet and the plain
 SASRecs have blocks that act from the start (docs/training.md), but where a † says otherwise; the other methods were recorded
 when blocks still started closed.
 

@@ -219,13 +219,14 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     from _claims import claims_row, twins
 
-    pays = {"pays": True, "fixed": "e8_h8_d1"}
+    gap, none = {"value": 0.04, "se": 0.01}, {"value": 0.02, "se": 0.01}
+    pays = {"fixed": "e8_h8_d1", "users": 5000, "against_random": gap, "against_fixed": gap}
     found = {
         "sasrec-full": [_record(0, 0.40, width=16, cost=100.0), _record(2, 0.9, width=16, cost=100.0)],
         "sasrec-8x1": [_record(1, 0.25, width=8, cost=9.0)],
         "sasrec-8x1-taught": [_record(1, 0.9, width=8, cost=10.0)],
         "canet-paper": [_record(1, 0.15, cost=40.0)],
-        "canet": [_record(0, 0.20, advice=pays), _record(1, 0.30, advice={**pays, "pays": False})],
+        "canet": [_record(0, 0.20, advice=pays), _record(1, 0.30, advice={**pays, "against_random": none})],
     }
     cells = claims_row("shop", found).strip("|\n ").split(" | ")
     assert cells == [
