@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from canet_mobile.compare.methods import CLOSED, is_plain_sasrec
+from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.train.advice import pays
 from canet_mobile.train.config import TrainConfig
@@ -65,7 +65,7 @@ def claims_row(data: str, found: Records) -> str:
     against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (
-        f"{data} ({len(ours)}){_dagger(ours[0])}",
+        f"{data} ({len(ours)}){dagger(ours[0])}",
         f"{quality:.4f} ± {mean([evaluation['routed'][seen]['se_ndcg@10'] for evaluation in each]):.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
@@ -108,7 +108,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
         cells = (
             f"{data} ({len(ours)})",
-            title + BOTH[reference] + _dagger(ours[0]),
+            title + BOTH[reference] + dagger(ours[0]),
             f"{with_it['routed']:.4f}",
             f"{without['routed']:.4f}",
             *ratios,
@@ -133,12 +133,12 @@ def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
 
 
 def starts_open(record: dict[str, Any]) -> bool:
-    """Whether a run had today's start: blocks that act from the first step, Adam with a short memory."""
-    default = TrainConfig()
-    return all(record["config"].get(key) == getattr(default, key) for key in CLOSED)
+    """Whether the first block of a run acted from the first step."""
+    return float(record["config"]["residual"]) >= TrainConfig().residual
 
 
-def _dagger(record: dict[str, Any]) -> str:
+def dagger(record: dict[str, Any]) -> str:
+    """What the tables put behind the name of a run whose blocks started closed."""
     return "" if starts_open(record) else DAGGER
 
 

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -60,13 +61,18 @@ def dataset(name: str, root: Path | None, work: Path) -> Dataset:
     return import_log(root / EXPERIMENTS[name]["source"], folder, ImportOptions(name=name, **options))
 
 
-def configured(data: Dataset, name: str, seed: int, threads: int) -> TrainConfig:
-    """Defaults, what all methods of the data set share, what makes the method, and what it alone takes."""
-    table = EXPERIMENTS[data.name]
+def planned(data: str, name: str) -> dict[str, Any]:
+    """What experiments.toml says of a method: what all of the data set share, all plain SASRecs, it alone."""
+    table = EXPERIMENTS[data]
     group = table.get("sasrec", {}) if is_plain_sasrec(name) else {}
-    base = apply(TrainConfig(), {**table.get("shared", {}), **group, "threads": threads})
+    return {**table.get("shared", {}), **group, **table.get(name, {})}
+
+
+def configured(data: Dataset, name: str, seed: int, threads: int) -> TrainConfig:
+    """The defaults, what is planned, and what makes the method."""
+    base = apply(TrainConfig(), {**planned(data.name, name), "threads": threads})
     (method,) = select([name], base, data.num_items)
-    return method_config(method, apply(base, table.get(name, {})), seed)
+    return method_config(method, base, seed)
 
 
 def trained(data: Dataset, name: str, seed: int, work: Path, threads: int) -> Run:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import tomllib
-from _claims import DAGGER, PARTS_HEADER, claims_row, mean, parts_rows, spread, twins
 from _claims import HEADER as CLAIMS_HEADER
+from _claims import PARTS_HEADER, claims_row, dagger, mean, parts_rows, spread, twins
 
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
@@ -54,9 +54,8 @@ all methods of a data set, under the protocol of its validation. Ratios are of N
 of its own supernet, to the plain SASRec nearest in cost, to CANet trained by the paper's recipe, to a first-order Markov
 chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are
 what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
-are served by that get and cost. CANet and the plain
-SASRecs have blocks that act from the start (docs/training.md), but where a † says otherwise; the other methods were recorded
-when blocks still started closed.
+are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
+where a † says otherwise; the other methods were recorded when blocks still started closed.
 
 """
 
@@ -187,10 +186,9 @@ def title(name: str, record: dict[str, Any]) -> str:
     kind, _, rest = name.partition("-")
     if kind == "sasrec":
         sizes = f"{record['config']['hidden'][0]} × {record['config']['depth'][0]}"
-        closed = DAGGER if record["config"]["residual"] < 1 else ""
         if name in METHODS:
-            return f"SASRec-{rest} ({sizes}){closed}"
-        return select([name], TrainConfig(), items=1000)[0].title + closed
+            return f"SASRec-{rest} ({sizes}){dagger(record)}"
+        return select([name], TrainConfig(), items=1000)[0].title + dagger(record)
     if headline(name):
         return f"**CANet, {rest or 'default'} recipe, routed**"
     return METHODS[name].title if name in METHODS else RETIRED.get(name, name)

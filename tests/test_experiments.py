@@ -52,8 +52,6 @@ def test_a_method_takes_the_keys_of_its_data_set_then_of_sasrecs_then_its_own(
 def test_records_of_canet_and_plain_sasrecs_have_the_planned_settings(module: ModuleType, path: Path) -> None:
     record = json.loads(path.read_text())
     data, name, *_ = path.name.split(".")
-    table = module.EXPERIMENTS[data]
-    group = table.get("sasrec", {}) if is_plain_sasrec(name) else {}
-    planned = {**table["shared"], **group, **table.get(name, {})}
+    planned = module.planned(data, name)
     config = {**BEFORE, **record["config"]}
     assert {key: config[key] for key in planned} == planned

@@ -86,9 +86,9 @@ def paired(first: Values, second: Values) -> dict[str, float]:
     return {"value": float(gap.mean()) if len(gap) else 0.0, "se": standard_error(gap)}
 
 
-def is_better(gap: dict[str, float]) -> bool:
-    """Whether a paired difference is above zero by more than two standard errors."""
-    return gap["value"] > 2 * gap["se"] and gap["value"] > 0
+def is_better(gap: dict[str, float], errors: float = 2.0) -> bool:
+    """Whether a paired difference is above zero by more than so many standard errors."""
+    return gap["value"] > errors * gap["se"] and gap["value"] > 0
 
 
 def is_worse(gap: dict[str, float]) -> bool:

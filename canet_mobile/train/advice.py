@@ -10,17 +10,16 @@ import numpy as np
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, evenly_spaced, held_out
 from canet_mobile.evaluate.metrics import Values, ndcg
-from canet_mobile.evaluate.routing import histogram, paired, random_routing
+from canet_mobile.evaluate.routing import histogram, is_better, paired, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.config import TrainConfig
 
 CHOOSING_USERS, OTHER_USERS = 10_000, 40_000
-# Standard errors that both gains must exceed. At two, two of the eighteen runs of docs/results.md would have
-# been told to ship a router of which test users had nothing. Where test users had something, both exceed six.
+# Standard errors that both gains must exceed: two have been seen where test users had nothing of the router,
+# six where they had something (docs/training.md, "Advice").
 SURE = 3.0
-# Routing has been seen to gain three per cent at most, and the standard errors of fewer users make that
-# luck.
+# Routing has been seen to gain three per cent at most; what fewer users say of so little is mostly luck.
 FEWEST_USERS = 1_000
 
 
@@ -83,8 +82,7 @@ def pays(found: Mapping[str, Any]) -> bool:
 
 
 def _clear(found: Mapping[str, Any]) -> bool:
-    gaps = (found["against_random"], found["against_fixed"])
-    return all(gap["value"] > SURE * gap["se"] and gap["value"] > 0 for gap in gaps)
+    return all(is_better(found[name], SURE) for name in ("against_random", "against_fixed"))
 
 
 def _served(canet: Canet, config: TrainConfig, queries: HeldOut, route_id: int) -> Values:
