@@ -294,6 +294,13 @@ def _recipe() -> list[Method]:
             "the router has its own item table, as in the paper",
         ),
         Method(
+            "canet-selftaught",
+            "CANet, taught by its average alone",
+            "recipe",
+            {"model": "canet", "cooccurrence": 0.0},
+            "neighbours in the training histories have no say in what the average teaches",
+        ),
+        Method(
             "canet-unaveraged",
             "CANet, no average",
             "recipe",

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.popularity import training_counts, training_mask
+from canet_mobile.data.popularity import training_counts
 from canet_mobile.data.split import HeldOut
+from canet_mobile.data.transitions import transitions
 from canet_mobile.evaluate.metrics import MISS
 from canet_mobile.evaluate.scoring import TargetRanks, distinct_seen
 
@@ -61,19 +62,12 @@ _Batch = Callable[[Floors, HeldOut, Ints], TargetRanks]
 def count_training(dataset: Dataset) -> Floors:
     """Count popularity and first-order transitions of the training histories."""
     width = dataset.num_items + 1
-    training = training_mask(dataset)
     order = np.argsort(-training_counts(dataset)[1:], kind="stable") + 1
     place = np.full(width, width - 1, np.int64)
     place[order] = np.arange(width - 1)
-    # A training item that follows another within one history.
-    follows = training.copy()
-    follows[dataset.offsets[:-1]] = False
-    position = np.flatnonzero(follows)
-    before, after = dataset.items[position - 1].astype(np.int64), dataset.items[position].astype(np.int64)
-    keys, counts = np.unique(before * width + after, return_counts=True)
-    first, items = np.divmod(keys, width)
+    first, items, counts = transitions(dataset)
     starts = np.searchsorted(first, np.arange(width + 1))
-    return Floors(place, starts, items, counts.astype(np.int64))
+    return Floors(place, starts, items, counts)
 
 
 def _ranks(queries: HeldOut, rows: Ints, keep: Ints, strength: Callable[[Ints, Ints], Ints]) -> TargetRanks:

@@ -14,7 +14,12 @@ RECIPES = ("sandwich", "rows", "paper", "averaged", "taught")
 SASREC_RECIPES = ("averaged", "taught")  # the others are CANet's: a SASRec is plain under them
 PAPER_COSTS = "paper"
 # What younger keys were before they existed: a run without them goes on, and is recorded, as it began.
-BEFORE: Mapping[str, Any] = {"residual_power": 0.0, "beta2": 0.999, "moving": False}
+BEFORE: Mapping[str, Any] = {
+    "residual_power": 0.0,
+    "beta2": 0.999,
+    "moving": False,
+    "cooccurrence": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class TrainConfig:
         average: half-life, in epochs, of the moving average of the weights, which is what is kept and, unless
             averaged, teaches (sandwich, averaged and taught); 0 keeps the weights themselves, and the
             largest route teaches.
+        cooccurrence: share of what a teaching average says that comes from who stands near whom in training
+            histories instead (:mod:`canet_mobile.train.neighbours`; sandwich and taught); 0 for nothing.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
@@ -94,6 +101,7 @@ class TrainConfig:
     residual_power: float = 1.0
     prior: str = "none"
     average: float = 0.5
+    cooccurrence: float = 0.25
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
@@ -201,6 +209,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "residual": (-10, 10),
     "residual_power": (0, 8),
     "average": (0, 100),
+    "cooccurrence": (0, 1),
     "dropout": (0, 0.95),
     "clip": (1e-3, 1e6),
     "patience": (1, 10**5),

@@ -12,6 +12,7 @@ from torch import Tensor
 from canet_mobile.model.recommender import Classifier
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet
+from canet_mobile.train.neighbours import Opinion
 
 # Scores of one chunk: 2M floats (8 MB) stay near the cache of a CPU; a GPU wants larger matrices.
 CHUNK_SCORES = {"cpu": 2 << 20, "cuda": 64 << 20}
@@ -28,10 +29,12 @@ class Teacher:
     Args:
         net: its classifier, of any width.
         states: [N, h], no gradients.
+        opinion: mixed into what its scores say, where there is one.
     """
 
     net: Classifier
     states: Tensor
+    opinion: Opinion | None = None
 
 
 class _CatalogueLoss(torch.autograd.Function):
@@ -90,6 +93,8 @@ class _CatalogueLoss(torch.autograd.Function):
             if teacher is None:
                 totals[0] -= scores.gather(1, target).sum()
             taught = scores.exp_()
+            if teacher is not None and teacher.opinion is not None:
+                teacher.opinion.mix_into(taught, part)
             for n in range(0 if teacher else 1, len(states)):
                 scores = log_softmax(low_states[n][part], low_weight, low_bias, kept[1])
                 totals[n] -= (1 - DISTIL) * scores.gather(1, target).sum()

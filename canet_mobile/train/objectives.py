@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from canet_mobile.train.losses import (
     sandwich_loss,
     uniform_loss,
 )
+from canet_mobile.train.neighbours import Neighbours, Opinion, newest
 
 Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.
@@ -30,42 +31,62 @@ LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
 AVERAGED = (("canet", "sandwich"), *(("sasrec", recipe) for recipe in SASREC_RECIPES))
 
 
-def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
+def asks_neighbours(config: TrainConfig) -> bool:
+    """Whether an average teaches in this run, and neighbours have a say in it."""
+    teaches = (config.model, config.recipe) in (("canet", "sandwich"), ("sasrec", "taught"))
+    return teaches and config.average > 0 and config.cooccurrence > 0
+
+
+def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
     """A plain SASRec: full-catalogue cross-entropy at every real position."""
     net, real = canet.supernet, seq > 0
     states = net.sliced(seq, net.config.space.largest)[real]
     return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
 
 
-@torch.no_grad()
-def _teacher(average: Supernet, seq: Tensor) -> Teacher:
-    """The largest route of the average, at every real position of ``seq``."""
-    return Teacher(average, average.sliced(seq, average.config.space.largest)[seq > 0])
+@dataclass(frozen=True)
+class Tutor:
+    """Who teaches beside the targets.
+
+    Args:
+        average: of the supernet's weights; its largest route teaches.
+        neighbours: what is mixed into its beliefs; None for nothing.
+        share: of the neighbours in that mixture.
+    """
+
+    average: Supernet
+    neighbours: Neighbours | None
+    share: float
+
+    @torch.no_grad()
+    def at(self, seq: Tensor) -> Teacher:
+        """The teacher at every real position of ``seq`` [B, T]."""
+        real, largest = seq > 0, self.average.config.space.largest
+        opinion = None
+        if self.neighbours is not None:
+            opinion = Opinion(self.neighbours, newest(seq)[real], self.share)
+        return Teacher(self.average, self.average.sliced(seq, largest)[real], opinion)
 
 
-def taught(
-    canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None
-) -> Parts:
+def taught(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
     """A plain SASRec that learns half from the targets, half from the average of its own weights.
 
     It is the default recipe without routes: what averaging and teaching are worth to one model alone.
     """
     net, real = canet.supernet, seq > 0
-    assert average is not None
+    assert tutor is not None
     states = net.sliced(seq, net.config.space.largest)[real]
-    return {"loss": sandwich_loss(net, [states], targets[real], _teacher(average, seq))[0] / len(states)}
+    return {"loss": sandwich_loss(net, [states], targets[real], tutor.at(seq))[0] / len(states)}
 
 
-def sandwich(
-    canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None
-) -> Parts:
+def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
     """The sandwich rule with distillation: largest, smallest and one random route, at true size.
 
     They learn from the largest route of the averaged weights; from that of this step, where none are kept.
     """
     net, real = canet.supernet, seq > 0
     space = net.config.space
-    teacher = None if average is None else _teacher(average, seq)
+    teacher = None if tutor is None else tutor.at(seq)
     drawn = space.routes[int(torch.randint(len(space), ()))]
     states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
     count = len(states[0])
@@ -75,7 +96,7 @@ def sandwich(
     return {"loss": loss / (2 * count), **parts}
 
 
-def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
+def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
     """The sandwich rule by rows: each row trains one route, so a step costs less than the full model's."""
     net, real = canet.supernet, seq > 0
     space = net.config.space
@@ -90,7 +111,7 @@ def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, averag
     return {"loss": loss / real.sum()}
 
 
-def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, average: Supernet | None) -> Parts:
+def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
     """L_SR + λ1 L_Uni + λ2 L_Guide, jointly over supernet and router (paper Eq. 7-9)."""
     net, router, real = canet.supernet, canet.router, seq > 0
     assert router is not None
@@ -109,7 +130,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, avera
     }
 
 
-OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Supernet | None], Parts]] = {
+OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Tutor | None], Parts]] = {
     "sandwich": sandwich,
     "averaged": plain,
     "taught": taught,
@@ -125,11 +146,12 @@ class Objective(nn.Module):
     what the uninterrupted one would have drawn, without saving any generator.
 
     ``average`` is a second supernet of no gradients that follows the first one; None where none is kept.
+    ``neighbours`` has a say in what it teaches, on the device of the batches; None where nobody asks them.
     """
 
-    def __init__(self, model: Model, config: TrainConfig) -> None:
+    def __init__(self, model: Model, config: TrainConfig, neighbours: Neighbours | None = None) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.neighbours = model, config, neighbours
         self.average: Supernet | None = None
         if isinstance(model, Canet):
             # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
@@ -149,8 +171,13 @@ class Objective(nn.Module):
         """
         torch.manual_seed(seed)
         if isinstance(self.model, Canet):
-            return self.recipe(self.model, self.config, seq, targets, self.average)
+            return self.recipe(self.model, self.config, seq, targets, self._tutor())
         return self.model.loss(seq, targets, torch.zeros_like(seq[:, 0]) if users is None else users)
+
+    def _tutor(self) -> Tutor | None:
+        if self.average is None:
+            return None
+        return Tutor(self.average, self.neighbours, self.config.cooccurrence)
 
     def train(self, mode: bool = True) -> Objective:
         """Switch dropout on or off; the average, which teaches, never has any."""

@@ -19,7 +19,8 @@ from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.objectives import Objective
+from canet_mobile.train.neighbours import find_neighbours
+from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
@@ -147,7 +148,8 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
         elif config.model == "autodim":
             store.model = search_sizes(fabric, store, state, config, dataset, windows, reporter, flag)
         move(store.model, fabric.device)
-        objective = Objective(store.model, config)
+        neighbours = find_neighbours(dataset).to(fabric.device) if asks_neighbours(config) else None
+        objective = Objective(store.model, config, neighbours)
         trained = [weight for weight in objective.parameters() if weight.requires_grad]
         optimizer: Any = torch.optim.Adam(trained, config.lr, config.betas, fused=True)
         if optimizer_state is not None:
