@@ -7,7 +7,7 @@ from typing import Any
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.train.advice import pays
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import BEFORE, TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (
@@ -22,14 +22,22 @@ PARTS_HEADER = (
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
 
-# What the reference of a part has in common with it, where that is not today's default; DAGGER comes on top.
-BOTH = {
+# What has been the default recipe, today's first, and what a part that is measured against it has in common
+# with it, where a mark does not say so.
+DEFAULTS = {
     "canet": "",
+    "canet-selftaught": "",
     "canet-closed": "",
     "canet-fixed": " (both with fixed windows)",
     "canet-gain": " (both with expected gains, fixed windows)",
 }
+# The keys that make a recipe.
+RECIPE_KEYS = (
+    "residual", "residual_power", "beta2", "cooccurrence", "moving", "router_label", "router_table",
+    "average", "tied", "recipe",
+)  # fmt: skip
 DAGGER = " †"  # trained before blocks acted from the start
+DOUBLE_DAGGER = " ‡"  # CANet, trained before neighbours had a say in what the average teaches
 
 
 def mean(values: list[float]) -> float:
@@ -44,11 +52,11 @@ def spread(gaps: list[dict[str, float]]) -> float:
 
 
 def claims_row(data: str, found: Records) -> str:
-    """The line of one data set under the protocol of its validation; nothing without a record of ``canet``.
+    """The line of one data set under the protocol of its validation; nothing without a record of CANet.
 
     A ratio compares seeds that both have.
     """
-    ours = found.get("canet", [])
+    ours = default_runs(found)
     if not ours:
         return ""
     seen = ours[0]["config"]["seen"]
@@ -65,7 +73,7 @@ def claims_row(data: str, found: Records) -> str:
     against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (
-        f"{data} ({len(ours)}){dagger(ours[0])}",
+        f"{data} ({len(ours)}){mark(ours[0])}",
         f"{quality:.4f} ± {mean([evaluation['routed'][seen]['se_ndcg@10'] for evaluation in each]):.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
@@ -94,7 +102,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         others = found.get(name, [])
         reference = _reference(name, others, found)
         ours, others = _common(found.get(reference, []), others)
-        if not ours:
+        if not ours or name == reference:
             continue
         seen = ours[0]["config"]["seen"]
         with_it, without = (
@@ -108,7 +116,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         ratios = [f"{with_it[key] / without[key]:.3f}" for key in ("routed", "routes", "largest")]
         cells = (
             f"{data} ({len(ours)})",
-            title + BOTH[reference] + dagger(ours[0]),
+            title + DEFAULTS[reference] + mark(ours[0]),
             f"{with_it['routed']:.4f}",
             f"{without['routed']:.4f}",
             *ratios,
@@ -118,18 +126,26 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
 
 
 def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
-    """The experiment from which these records differ in their one part: the default, or what it was then."""
-    config = others[0]["config"] if others else {}
-    if config.get("router_label") == "gain" and name != "canet-gain":
-        return "canet-gain"
-    closed = "canet-closed" in found and name != "canet-closed" and others and not starts_open(others[0])
-    reference = "canet-closed" if closed else "canet"
-    then = found.get(reference, [])
-    moving = bool(then) and then[0]["config"].get("moving", False)
-    # Records without the key are older than it: their windows were fixed.
-    return (
-        "canet-fixed" if moving and not config.get("moving", False) and name != "canet-fixed" else reference
-    )
+    """The default, or what it was then, from which these records differ in the fewest keys.
+
+    What has been the default itself is compared with what followed it.
+    """
+    younger = list(DEFAULTS)[: list(DEFAULTS).index(name) if name in DEFAULTS else None]
+    there = [reference for reference in younger if found.get(reference)]
+    if not there or not others:
+        return "canet"
+    return min(there, key=lambda reference: _apart(found[reference][0], others[0]))
+
+
+def _apart(first: dict[str, Any], second: dict[str, Any]) -> int:
+    """In how many keys of the recipe two runs differ."""
+    left, right = ({**BEFORE, **record["config"]} for record in (first, second))
+    return sum(left.get(key) != right.get(key) for key in RECIPE_KEYS)
+
+
+def default_runs(found: Records) -> list[dict[str, Any]]:
+    """CANet by the default recipe; where it was not run, by what the default was until then."""
+    return found.get("canet") or found.get("canet-selftaught", [])
 
 
 def starts_open(record: dict[str, Any]) -> bool:
@@ -137,9 +153,12 @@ def starts_open(record: dict[str, Any]) -> bool:
     return float(record["config"]["residual"]) >= TrainConfig().residual
 
 
-def dagger(record: dict[str, Any]) -> str:
-    """What the tables put behind the name of a run whose blocks started closed."""
-    return "" if starts_open(record) else DAGGER
+def mark(record: dict[str, Any]) -> str:
+    """What the tables put behind the name of a run that today's default recipe has left behind."""
+    if not starts_open(record):
+        return DAGGER
+    config = {**BEFORE, **record["config"]}
+    return "" if config["model"] != "canet" or config["cooccurrence"] else DOUBLE_DAGGER
 
 
 def _each_route(record: dict[str, Any], seen: str) -> list[float]:
@@ -157,7 +176,7 @@ def twins(found: Records) -> list[tuple[str, float, float, float]]:
             continue
         config = seeds[0]["config"]
         entry = f"e{config['embedding'][0]}_h{config['hidden'][0]}_d{config['depth'][0]}"
-        ours, alone = _common(found.get("canet", []), seeds)
+        ours, alone = _common(default_runs(found), seeds)
         seen = config["seen"]
         own = [
             route[seen]["ndcg@10"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import tomllib
 from _claims import HEADER as CLAIMS_HEADER
-from _claims import PARTS_HEADER, claims_row, dagger, mean, parts_rows, spread, twins
+from _claims import PARTS_HEADER, claims_row, default_runs, mark, mean, parts_rows, spread, twins
 
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 METHODS = known_methods(TrainConfig(), items=1000)
+CANETS = ("canet", "canet-paper")
 # Their records are kept, their code is in the history alone.
 RETIRED = {"canet-gain": "CANet, a router of expected gains"}
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -118,7 +119,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
         text += row(title(name, seeds[0]), cost, full, [evaluation["routed"] for evaluation in each], seeds)
         routings = [evaluation["routing"] for evaluation in each]
-        if None in routings or not headline(name):
+        if None in routings or not headline(name, found):
             continue
         for label, key in (
             ("↳ random routing, same histogram", "random"),
@@ -158,7 +159,7 @@ def routing_table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def points_table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Operating points of the default recipe: what validation users said when they were set."""
-    points = [record["routing"].get("operating_points") for record in found.get("canet", [])]
+    points = [record["routing"].get("operating_points") for record in default_runs(found)]
     if not points or None in points:
         return ""
     text = "\n| operating point of CANet (validation users) | paper MFLOPs | NDCG@10 |\n|---|---|---|\n"
@@ -187,16 +188,16 @@ def title(name: str, record: dict[str, Any]) -> str:
     if kind == "sasrec":
         sizes = f"{record['config']['hidden'][0]} × {record['config']['depth'][0]}"
         if name in METHODS:
-            return f"SASRec-{rest} ({sizes}){dagger(record)}"
-        return select([name], TrainConfig(), items=1000)[0].title + dagger(record)
-    if headline(name):
+            return f"SASRec-{rest} ({sizes}){mark(record)}"
+        return select([name], TrainConfig(), items=1000)[0].title + mark(record)
+    if name in CANETS:
         return f"**CANet, {rest or 'default'} recipe, routed**"
     return METHODS[name].title if name in METHODS else RETIRED.get(name, name)
 
 
-def headline(name: str) -> bool:
+def headline(name: str, found: dict[str, list[dict[str, Any]]]) -> bool:
     """Whether an experiment is a CANet itself rather than one of its ablations."""
-    return name in ("canet", "canet-paper")
+    return name in CANETS or found[name] is default_runs(found)
 
 
 def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
@@ -217,7 +218,7 @@ def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
     text += table(found) + routing_table(found) + points_table(found) + twins_table(found)
     for name, seeds in found.items():
         record = seeds[0]
-        if record["evaluation"]["routing"] is None or not headline(name):
+        if record["evaluation"]["routing"] is None or not headline(name, found):
             continue
         routing = record["evaluation"]["routing"]
         which = f", seed {record['seed']}" if len(seeds) > 1 else ""

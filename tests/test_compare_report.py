@@ -193,7 +193,7 @@ def test_the_results_table_reads_the_records_of_a_comparison(
     found = {name: [{"machine": {"gpu": card}}, {"machine": {}}] for name, card in cards.items()}
     assert module.on_gpus(found) == "\nOn Card: fpmc, gru4rec.\n"
     for residual, mark in ((0.1, " †"), (1.0, "")):
-        config = {"hidden": [64], "depth": [4], "residual": residual}
+        config = {"model": "sasrec", "hidden": [64], "depth": [4], "residual": residual}
         assert module.title("sasrec-64x4", {"config": config}) == f"SASRec 64 × 4{mark}"
 
 
@@ -210,8 +210,8 @@ def _record(seed: int, ndcg: float, *, width: int = 0, cost: float = 10.0, **rou
             for entry, value in routes
         ]
         evaluation["routing"] = {"random": gap}
-    config = {"seen": "keep", "embedding": [width], "hidden": [width], "depth": [width // 8]}
-    config |= {key: getattr(TrainConfig(), key) for key in ("residual", "residual_power", "beta2", "moving")}
+    config = TrainConfig().to_json() | {"model": "sasrec" if width else "canet", "seen": "keep"}
+    config |= {"embedding": [width], "hidden": [width], "depth": [width // 8]}
     return {"seed": seed, "config": config, "evaluation": evaluation, "routing": routing}
 
 
@@ -239,24 +239,35 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     assert alone.count("not run") == 4 and alone.endswith(" – | – |\n")
 
 
-def test_what_started_closed_is_marked_and_compared_with_its_like(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_compared_with_the_default_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     from _claims import claims_row, parts_rows
 
-    today, closed, own, rows = (_record(0, ndcg) for ndcg in (0.20, 0.16, 0.10, 0.05))
+    today, alone, closed, own, rows = (_record(0, ndcg) for ndcg in (0.20, 0.18, 0.16, 0.10, 0.05))
+    for record in (alone, closed, own):
+        del record["config"]["cooccurrence"]  # older than the key
     for record in (closed, own):
         record["config"] |= {"residual": 0.1, "beta2": 0.999}
-        del record["config"]["residual_power"]  # older than the key
-    found = {"canet": [today], "canet-closed": [closed], "canet-own": [own], "canet-rows": [rows]}
-    titles = {"canet-own": "own table", "canet-closed": "closed", "canet-rows": "rows"}
+        del record["config"]["residual_power"]
+    own["config"]["router_table"] = "own"
+    rows["config"]["recipe"] = "rows"
+    found = {
+        "canet": [today], "canet-selftaught": [alone], "canet-closed": [closed], "canet-own": [own],
+        "canet-rows": [rows],
+    }  # fmt: skip
+    titles = {
+        "canet-own": "own table", "canet-selftaught": "alone", "canet-closed": "closed", "canet-rows": "rows",
+    }  # fmt: skip
     lines = [line.strip("| ").split(" | ")[:5] for line in parts_rows("shop", found, titles).splitlines()]
     assert lines == [
         ["shop (1)", "own table †", "0.1600", "0.1000", "1.600"],
-        ["shop (1)", "closed", "0.2000", "0.1600", "1.250"],
+        ["shop (1)", "alone", "0.2000", "0.1800", "1.111"],
+        ["shop (1)", "closed ‡", "0.1800", "0.1600", "1.125"],
         ["shop (1)", "rows", "0.2000", "0.0500", "4.000"],
     ]
     assert claims_row("shop", found).startswith("| shop (1) | ")
     assert claims_row("shop", {"canet": [closed]}).startswith("| shop (1) † | ")
+    assert claims_row("shop", {"canet-selftaught": [alone]}).startswith("| shop (1) ‡ | 0.1800 ")
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:

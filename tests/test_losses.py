@@ -22,6 +22,7 @@ from canet_mobile.train.losses import (
     sandwich_loss,
     uniform_loss,
 )
+from canet_mobile.train.neighbours import REACH, Neighbours, Opinion
 
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 
@@ -29,11 +30,16 @@ SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 def plain_loss(net, states, targets):
     scores = [net.scores(s) for s in states]
     total = F.cross_entropy(scores[0], targets, reduction="sum")
-    return total + distilled(scores[0].detach(), scores[1:], targets)
+    return total + distilled(scores[0].detach().softmax(-1), scores[1:], targets)
+
+
+def an_opinion(rows: int) -> Opinion:
+    near = Neighbours(torch.randint(1, 71, (71, 3), dtype=torch.int32), torch.rand(71, 3) / 3)
+    return Opinion(near, torch.randint(1, 71, (rows, REACH)), 0.3)
 
 
 def distilled(teacher: torch.Tensor, students: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    teacher, total = teacher.softmax(-1), torch.zeros(())
+    total = torch.zeros(())
     for student in students:
         log_q = student.log_softmax(-1)
         total = total + 0.5 * F.nll_loss(log_q, targets, reduction="sum") - 0.5 * (teacher * log_q).sum()
@@ -54,7 +60,7 @@ def test_catalogue_loss_and_its_gradients_equal_autograd(
     teacher = None
     if taught:
         other = random_canet(items=70, length=6, space=SPACE, seed=seed + 1).supernet.requires_grad_(False)
-        teacher = Teacher(other, torch.randn(rows, 16))
+        teacher = Teacher(other, torch.randn(rows, 16), an_opinion(rows) if seed % 2 else None)
     states = [torch.randn(rows, w, requires_grad=True) for w in widths]
     targets = torch.randint(1, 71, (rows,))
     chunk, least = losses.CHUNK_SCORES["cpu"], losses.LEAST_ROWS
@@ -66,7 +72,10 @@ def test_catalogue_loss_and_its_gradients_equal_autograd(
     if teacher is None:
         expected = plain_loss(net, states, targets)
     else:
-        expected = distilled(teacher.net.scores(teacher.states), [net.scores(s) for s in states], targets)
+        beliefs = teacher.net.scores(teacher.states).softmax(-1)
+        if teacher.opinion is not None:
+            teacher.opinion.mix_into(beliefs, slice(None))
+        expected = distilled(beliefs, [net.scores(s) for s in states], targets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(parts.sum(), found.detach())
     over = [net.classifier_weight, net.classifier_bias, *states]

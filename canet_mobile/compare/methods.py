@@ -87,6 +87,7 @@ PRESETS = {
             "lr": 4e-3,
             "warmup_steps": 30,
             **CLOSED,
+            "cooccurrence": 0.0,
             "prior": "popularity",
             "validation_users": 1000,
         },
