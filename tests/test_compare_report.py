@@ -268,6 +268,8 @@ def test_a_part_is_compared_with_the_default_of_its_day(monkeypatch: pytest.Monk
     assert claims_row("shop", found).startswith("| shop (1) | ")
     assert claims_row("shop", {"canet": [closed]}).startswith("| shop (1) † | ")
     assert claims_row("shop", {"canet-selftaught": [alone]}).startswith("| shop (1) ‡ | 0.1800 ")
+    more = {"canet": [today], "canet-selftaught": [alone, {**alone, "seed": 1}]}
+    assert claims_row("shop", more).startswith("| shop (2) ‡ | 0.1800 "), "the seeds count"
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
