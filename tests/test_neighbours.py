@@ -67,6 +67,11 @@ def test_what_is_held_out_makes_nobody_a_neighbour() -> None:
     assert not found.shares[3:].any(), "items of nothing but validation and test, and one alone, have none"
 
 
+def test_histories_of_one_training_item_have_no_neighbours() -> None:
+    found = find_neighbours(toy_dataset([[1, 2, 3], [4, 5, 6]], 6))
+    assert not found.items.any() and not found.shares.any()
+
+
 def test_the_newest_items_stand_first() -> None:
     seq = torch.tensor([[0, 0, 3, 4, 5, 6, 7, 8]])
     found = newest(seq)

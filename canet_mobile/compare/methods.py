@@ -306,7 +306,7 @@ def _recipe() -> list[Method]:
             "CANet, no average",
             "recipe",
             {"model": "canet", "average": 0.0},
-            "the largest route of each step teaches, and the last weights are kept",
+            "the largest route of each step teaches, alone, and the last weights are kept",
         ),
         Method(
             "canet-fixed",
