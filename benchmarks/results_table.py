@@ -56,7 +56,9 @@ of its own supernet, to the plain SASRec nearest in cost, to CANet trained by th
 chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are
 what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
 are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
-where a † says otherwise; the other methods were recorded when blocks still started closed.
+where a † says otherwise; the other methods were recorded when blocks still started closed. ‡ is CANet from before
+neighbours had a say in what the average teaches ("What the neighbours say", docs/training.md): the recipe of today has
+not been run there, or with fewer seeds.
 
 """
 
@@ -69,7 +71,9 @@ default: of the routed NDCG@10, of the mean over all routes given to everybody, 
 expected gains" was the default's until it was seen to learn nothing of its label (docs/training.md); its code is in the
 history alone. A part measured in those days is compared with it, and one measured before windows moved with "fixed
 windows". On s3rec-beauty, diginetica and yoochoose-100k all windows are fixed: hardly 1 % of the histories there are
-longer than one. † is from before blocks acted from the start: what is compared has them closed on both sides.
+longer than one. A part is compared with the default, of today or of then, from which it differs in the fewest
+settings. † is from before blocks acted from the start: what is compared has them closed on both sides. ‡ is from before
+neighbours had a say: what is compared has none on both sides.
 
 """
 
