@@ -100,9 +100,9 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
     text = ""
     for name, title in titles.items():
         others = found.get(name, [])
-        reference = _reference(name, others, found)
+        reference = _reference(name, others[0], found) if others else "canet"
         ours, others = _common(found.get(reference, []), others)
-        if not ours or name == reference:
+        if not ours:
             continue
         seen = ours[0]["config"]["seen"]
         with_it, without = (
@@ -125,16 +125,14 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
     return text
 
 
-def _reference(name: str, others: list[dict[str, Any]], found: Records) -> str:
-    """The default, or what it was then, from which these records differ in the fewest keys.
+def _reference(name: str, other: dict[str, Any], found: Records) -> str:
+    """The default, or what it was then, from which a record differs in the fewest keys.
 
     What has been the default itself is compared with what followed it.
     """
     younger = list(DEFAULTS)[: list(DEFAULTS).index(name) if name in DEFAULTS else None]
     there = [reference for reference in younger if found.get(reference)]
-    if not there or not others:
-        return "canet"
-    return min(there, key=lambda reference: _apart(found[reference][0], others[0]))
+    return min(there, key=lambda reference: _apart(found[reference][0], other), default="canet")
 
 
 def _apart(first: dict[str, Any], second: dict[str, Any]) -> int:

@@ -37,6 +37,8 @@ RESULTS = HERE / "results"
 EVALUATED = 25_000  # test users at most, evenly spaced
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 ROUTERS = ("canet-entropy", "canet-own")
+# Methods that take another's keys; their pins say what they differ in.
+GROUPS = {"canet-selftaught": "canet"}
 NOT_IMPORT = ("source", "methods", "seeds")
 
 
@@ -62,10 +64,10 @@ def dataset(name: str, root: Path | None, work: Path) -> Dataset:
 
 
 def planned(data: str, name: str) -> dict[str, Any]:
-    """What experiments.toml says of a method: what all of the data set share, all plain SASRecs, it alone."""
+    """What experiments.toml says of a method: what all of the data set share, its group, it alone."""
     table = EXPERIMENTS[data]
-    group = table.get("sasrec", {}) if is_plain_sasrec(name) else {}
-    return {**table.get("shared", {}), **group, **table.get(name, {})}
+    group = "sasrec" if is_plain_sasrec(name) else GROUPS.get(name, "")
+    return {**table.get("shared", {}), **table.get(group, {}), **table.get(name, {})}
 
 
 def configured(data: Dataset, name: str, seed: int, threads: int) -> TrainConfig:

@@ -9,13 +9,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from canet_mobile.compare.methods import is_plain_sasrec
-from canet_mobile.train.config import BEFORE
+from canet_mobile.compare.methods import is_plain_sasrec, select
+from canet_mobile.train.config import BEFORE, TrainConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 RECORDS = sorted((BENCHMARKS / "results").glob("*.seed*.json"))
 # The others are references that today's settings may have left behind.
-MEASURED = [path for path in RECORDS if (name := path.name.split(".")[1]) == "canet" or is_plain_sasrec(name)]
+CANETS = ("canet", "canet-selftaught")
+MEASURED = [path for path in RECORDS if (name := path.name.split(".")[1]) in CANETS or is_plain_sasrec(name)]
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_a_method_takes_the_keys_of_its_data_set_then_of_sasrecs_then_its_own(
 def test_records_of_canet_and_plain_sasrecs_have_the_planned_settings(module: ModuleType, path: Path) -> None:
     record = json.loads(path.read_text())
     data, name, *_ = path.name.split(".")
-    planned = module.planned(data, name)
+    (method,) = select([name], TrainConfig(), items=1000)
+    planned = {**module.planned(data, name), **method.pins}
     config = {**BEFORE, **record["config"]}
     assert {key: config[key] for key in planned} == planned

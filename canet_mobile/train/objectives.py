@@ -31,10 +31,14 @@ LARGEST_ROWS, SMALLEST_ROWS = 0.25, 0.15
 AVERAGED = (("canet", "sandwich"), *(("sasrec", recipe) for recipe in SASREC_RECIPES))
 
 
+def keeps_average(config: TrainConfig) -> bool:
+    """Whether an average of the weights runs beside them."""
+    return config.average > 0 and (config.model, config.recipe) in AVERAGED
+
+
 def asks_neighbours(config: TrainConfig) -> bool:
     """Whether an average teaches in this run, and neighbours have a say in it."""
-    teaches = (config.model, config.recipe) in (("canet", "sandwich"), ("sasrec", "taught"))
-    return teaches and config.average > 0 and config.cooccurrence > 0
+    return keeps_average(config) and config.recipe != "averaged" and config.cooccurrence > 0
 
 
 def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
@@ -156,7 +160,7 @@ class Objective(nn.Module):
         if isinstance(model, Canet):
             # Sandwich and rows fit the router afterwards; its parameters take no part in the step.
             self.supernet, self.router = model.supernet, model.router if config.recipe == "paper" else None
-            if config.average and (config.model, config.recipe) in AVERAGED:
+            if keeps_average(config):
                 self.average = deepcopy(model.supernet).requires_grad_(False)
         is_plain = config.model == "sasrec" and config.recipe not in SASREC_RECIPES
         self.recipe = plain if is_plain else OBJECTIVES[config.recipe]
