@@ -57,8 +57,8 @@ chain, and, on average over sizes, of a route to a plain SASRec of its size that
 what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
 are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
 where a † says otherwise; the other methods were recorded when blocks still started closed. ‡ is CANet from before
-neighbours had a say in what the average teaches ("What the neighbours say", docs/training.md): the recipe of today has
-not been run there, or with fewer seeds.
+neighbours had a say in what the average teaches, and before a ladder was chosen by what it gains ("What the neighbours
+say", "The ladder", docs/training.md): the recipe of today has not been run there, or with fewer seeds.
 
 """
 
@@ -73,7 +73,8 @@ history alone. A part measured in those days is compared with it, and one measur
 windows". On s3rec-beauty, diginetica and yoochoose-100k all windows are fixed: hardly 1 % of the histories there are
 longer than one. A part is compared with the default, of today or of then, from which it differs in the fewest
 settings. † is from before blocks acted from the start: what is compared has them closed on both sides. ‡ is from before
-neighbours had a say: what is compared has none on both sides.
+neighbours had a say: what is compared has none on both sides. Of "taught by its average alone" the router, too, is from
+before: its ladder was not chosen by what it gains, so read the means over routes.
 
 """
 

@@ -30,7 +30,7 @@ def users(*values: float) -> np.ndarray:
 @pytest.mark.parametrize("allowed", [1.8, 2.0, 2.6, 3.2])
 def test_the_average_cost_keeps_to_what_is_allowed(allowed: float) -> None:
     # Every user is better off on the largest route: as many go there as the budget pays for.
-    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed)
+    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed, "entropy")
     assert (ladder.small, ladder.large) == (0, 3) and ladder.budget_met
     assert ladder.cost == COSTS[taken].mean() <= allowed
     assert ladder.share == pytest.approx((allowed - 1) / 3) and allowed - ladder.cost < 3 / USERS + 1e-9
@@ -83,7 +83,7 @@ def test_among_equals_the_cheapest_ladder_is_taken() -> None:
     assert (ladder.small, ladder.large, ladder.share) == (0, 1, SHARES[0])
 
 
-def test_a_dearer_ladder_needs_more_than_a_quarter_of_a_standard_error() -> None:
+def test_without_gains_a_dearer_ladder_needs_more_than_a_quarter_of_a_standard_error() -> None:
     lead = 0.3 * np.random.default_rng(3).standard_normal(USERS // 10)
     lead -= lead.mean()
     error = lead.std() * np.sqrt(len(lead)) / USERS  # of the mean over all users; the others do not matter
@@ -91,7 +91,38 @@ def test_a_dearer_ladder_needs_more_than_a_quarter_of_a_standard_error() -> None
         actual = users(0.2, 0.2)
         actual[1, 650:750] += lead + distance * error * USERS / len(lead)
         found = judged(actual, routes=(0, 1))
-        assert choose_ladder(found, COSTS, 4.0, "entropy", most=0.35)[0].share == share
+        assert choose_ladder(found, COSTS, 4.0, "entropy", most=0.35, gain=False)[0].share == share
+
+
+def test_a_ladder_of_less_gain_by_choosing_needs_more_than_a_standard_error() -> None:
+    # The 350 most unsure gain; the next 150 are better off by accident.
+    lead = 0.3 * np.random.default_rng(3).standard_normal(150)
+    lead -= lead.mean()
+    error = lead.std() * np.sqrt(len(lead)) / USERS
+    for distance, share in ((0.9, 0.35), (1.1, 0.5)):
+        actual = users(0.3, 0.3)
+        actual[1, 650:] += 0.2
+        actual[1, 500:650] += lead + distance * error * USERS / len(lead)
+        ladder, taken = choose_ladder(judged(actual, routes=(0, 1)), COSTS, 4.0, "entropy", most=0.5)
+        assert ladder.share == share and ladder.ndcg10 == pytest.approx(
+            actual[taken, np.arange(USERS)].mean()
+        )
+
+
+def test_gains_are_measured_where_means_are_smoothed() -> None:
+    # By widths and depths alone the largest route is as good as the narrow one for everybody; it is not.
+    space = RoutingSpace((8,), (8, 16), (1, 2))
+    entries = [route.entry for route in space]
+    actual = np.full((4, USERS), 0.3)
+    swing = np.where(RISING > 0.5, 0.2, -0.2)
+    for entry, sign in (("e8_h8_d1", 1), ("e8_h16_d2", 1), ("e8_h8_d2", -1), ("e8_h16_d1", -1)):
+        actual[entries.index(entry)] += sign * swing
+    found = judged(actual, routes=(0, 1, 2, 3), space=space)
+    assert found.smoothed == pytest.approx(0.3)
+    ladder, _ = choose_ladder(found, COSTS, 4.0)
+    assert ladder.share == 0.5 and ladder.ndcg10 == pytest.approx(0.5)
+    unmeasured, _ = choose_ladder(found, COSTS, 4.0, gain=False)
+    assert unmeasured.share == SHARES[0]
 
 
 def test_a_larger_route_holds_the_smaller_one() -> None:

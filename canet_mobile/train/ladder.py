@@ -14,6 +14,7 @@ from canet_mobile.train.judging import Judged, Values
 # is little to route: a fixed route serves as well.
 SHARES = (0.25, 0.35, 0.5, 0.65, 0.75)
 CLOSE = 0.25  # standard errors of NDCG@10 that are not paid for
+ALIKE = 1.0  # standard error within which ladders are told apart by what choosing users gains
 # Who is escalated first: users of whom the small route is unsure, or those of whom it is sure.
 FIRST = ("entropy", "confidence")
 
@@ -55,20 +56,25 @@ def escalated(order: Values, share: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Limits:
-    """What routes cost, [routes]; the average cost allowed; the largest share that may be escalated."""
+    """What routes cost, [routes]; the average allowed; the largest share escalated; whether gains count."""
 
     costs: Values
     allowed: float
     most: float
+    gain: bool = True
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """A ladder with the route id and the smoothed NDCG@10 of every validation user, [n] each."""
+    """A ladder with every validation user's route id, NDCG@10 as it is read, and gain, [n] each.
+
+    The gain is what being chosen, or not, is worth against being drawn with the chance that everybody has.
+    """
 
     ladder: Ladder
     taken: Ints
     routed: Values
+    gain: Values
 
     @property
     def value(self) -> float:
@@ -76,7 +82,12 @@ class _Tried:
 
 
 def choose_ladder(
-    judged: Judged, costs: Values, allowed: float, label: str = "auto", most: float = 1.0
+    judged: Judged,
+    costs: Values,
+    allowed: float,
+    label: str = "auto",
+    most: float = 1.0,
+    gain: bool = True,
 ) -> tuple[Ladder, Ints]:
     """The ladder that serves validation users best within the budget, by NDCG@10.
 
@@ -84,23 +95,28 @@ def choose_ladder(
     budget leaves for it, escalating the unsure or the sure users first. Which of them gain is not the same on
     all data: an unsure user may be one whom no route can help.
 
+    How good two routes are on average, validation tells badly: that is read from the smoothed values. What
+    choosing users adds to drawing them hangs only on users for whom the two routes differ: that is measured,
+    and of ladders that are otherwise alike the one of the largest gain is taken.
+
     Args:
         judged: candidates on validation users, and how good each was there.
         costs: of every route of the space, [routes], in one unit.
         allowed: average cost that the routes of a user may have, in that unit.
         label: who is escalated first, one of :data:`FIRST`; ``auto`` tries both.
         most: the largest share of users that may be escalated.
+        gain: whether what choosing users adds is measured; if not, the cheapest of the alike is taken.
 
     Returns:
         The ladder, and the route id of every user [n].
     """
-    limits, tried = _Limits(costs, allowed, most), []
+    limits, tried = _Limits(costs, allowed, most, gain), []
     for pair in _pairs(judged, costs):
         for first in FIRST if label == "auto" else (label,):
             tried += _ladders(judged, pair, first, order_of(judged, first, pair[0]), limits)
     within = [row for row in tried if row.ladder.budget_met]
     # The budget may lie below everything: then as near to it as can be.
-    chosen = _cheapest_of_the_best(within) if within else min(tried, key=lambda row: row.ladder.cost)
+    chosen = _best(within, gain) if within else min(tried, key=lambda row: row.ladder.cost)
     return chosen.ladder, chosen.taken
 
 
@@ -135,7 +151,7 @@ def choose_share(
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
     tried = _ladders(judged, pair, ladder.first, order, _Limits(costs, allowed, most))
     within = [row for row in tried if row.ladder.budget_met]
-    return _cheapest_of_the_best(within or tried[:1]).ladder
+    return _best(within or tried[:1], gain=True).ladder
 
 
 def _ladders(
@@ -152,15 +168,25 @@ def _ladders(
         routed, actual = (
             np.where(up, each[pair[1]], each[pair[0]]) for each in (judged.smoothed, judged.ndcg10)
         )
+        gain = np.zeros(len(up))
+        if limits.gain:
+            gain = _gain(judged.ndcg10, pair, up)
+            routed += gain - _gain(judged.smoothed, pair, up)
         taken = np.where(up, large, small)
         spent, met = float(costs[taken].mean()), affordable >= limit
         ladder = Ladder(small, large, first, share, float(actual.mean()), spent, met)
-        found.append(_Tried(ladder, taken, routed))
+        found.append(_Tried(ladder, taken, routed, gain))
     return found
 
 
-def _cheapest_of_the_best(tried: list[_Tried]) -> _Tried:
-    """The cheapest that lies within :data:`CLOSE` standard errors of the paired difference to the best."""
+def _gain(values: Values, pair: tuple[int, int], up: NDArray[np.bool_]) -> Values:
+    """What choosing those who are ``up`` is worth, against drawing as many: [n], of values [c, n]."""
+    return (up - up.mean()) * (values[pair[1]] - values[pair[0]])
+
+
+def _best(tried: list[_Tried], gain: bool) -> _Tried:
+    """Of the ladders that the best hardly leads: the one that gains most, or the cheapest."""
     best = max(tried, key=lambda row: row.value).routed
-    good = [row for row in tried if (best - row.routed).mean() <= CLOSE * standard_error(best - row.routed)]
-    return min(good, key=lambda row: row.ladder.cost)
+    errors = ALIKE if gain else CLOSE
+    alike = [row for row in tried if (best - row.routed).mean() <= errors * standard_error(best - row.routed)]
+    return max(alike, key=lambda row: (max(0.0, float(row.gain.mean())), -row.ladder.cost))

@@ -78,6 +78,7 @@ def validate_routed(canet: Model, config: TrainConfig, queries: HeldOut, *, fitt
             spending.allowed(config.budget),
             config.router_label,
             config.escalate,
+            gain=False,  # which epoch is kept is a matter of how good its routes are
         )
         ndcg10 = ladder.ndcg10
     counts = np.bincount(route_ids, minlength=len(space)) / len(queries)
