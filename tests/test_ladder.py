@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,10 +29,11 @@ def users(*values: float) -> np.ndarray:
     return np.tile(np.array(values)[:, None], USERS)
 
 
+@pytest.mark.parametrize("keys", [{"label": "entropy"}, {"gain": False}])
 @pytest.mark.parametrize("allowed", [1.8, 2.0, 2.6, 3.2])
-def test_the_average_cost_keeps_to_what_is_allowed(allowed: float) -> None:
+def test_the_average_cost_keeps_to_what_is_allowed(allowed: float, keys: dict[str, Any]) -> None:
     # Every user is better off on the largest route: as many go there as the budget pays for.
-    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed, "entropy")
+    ladder, taken = choose_ladder(judged(users(0.1, 0.101, 0.9)), COSTS, allowed, **keys)
     assert (ladder.small, ladder.large) == (0, 3) and ladder.budget_met
     assert ladder.cost == COSTS[taken].mean() <= allowed
     assert ladder.share == pytest.approx((allowed - 1) / 3) and allowed - ladder.cost < 3 / USERS + 1e-9
