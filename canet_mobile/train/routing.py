@@ -28,7 +28,7 @@ from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share
 from canet_mobile.train.spending import Spending
 
 LABELLED_POSITIONS = 400_000
-FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4, 64, 3e-3, 20
+FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 16, 64, 3e-3, 20
 ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
 Labelled = tuple[Tensor, Tensor, Tensor]  # histories [B, T], which positions [B, T], their labels [positions]
