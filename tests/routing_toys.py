@@ -13,6 +13,7 @@ from canet_mobile.train.advice import divide_users
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.ladder import Ladder
+from canet_mobile.train.reporter import Reporter
 from canet_mobile.train.routing import fit_router
 from canet_mobile.train.spending import spending_of
 
@@ -28,7 +29,9 @@ def many_users(users: int = 1000) -> Dataset:
     return toy_dataset(random_histories(users, ITEMS), ITEMS)
 
 
-def fit(config: TrainConfig, dataset: Dataset, *, last_item_only: bool = False) -> tuple[Canet, dict, Ladder]:
+def fit(
+    config: TrainConfig, dataset: Dataset, *, last_item_only: bool = False, reporter: Reporter | None = None
+) -> tuple[Canet, dict, Ladder]:
     """A fitted router; labels follow from a history's last item alone where ``last_item_only``."""
     torch.set_num_threads(1)
     blank = build_model(config, ITEMS).router
@@ -39,4 +42,5 @@ def fit(config: TrainConfig, dataset: Dataset, *, last_item_only: bool = False) 
             block.residual2.zero_()
     choosing, others = divide_users(dataset)
     windows = training_windows(dataset, 6)
-    return fit_router(model, config, choosing, others, windows, spending_of(config, ITEMS))
+    costs = spending_of(config, ITEMS)
+    return fit_router(model, config, choosing, others, windows, costs, reporter)

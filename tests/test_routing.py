@@ -10,6 +10,7 @@ from evaluation_toys import SPACE
 from routing_toys import ITEMS, fit, many_users, routed_config
 from training_toys import assert_same, small
 
+from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.scoring import route_users
@@ -17,6 +18,7 @@ from canet_mobile.train import judging, routing, spending
 from canet_mobile.train.advice import divide_users
 from canet_mobile.train.ladder import SHARES
 from canet_mobile.train.operating import set_points
+from canet_mobile.train.reporter import Silent
 from canet_mobile.train.routing import NEVER, router_logits
 from canet_mobile.train.run import load_model
 from canet_mobile.train.spending import spending_of
@@ -66,6 +68,35 @@ def test_a_label_that_is_the_same_for_everybody_is_no_error(free_router: None, m
     assert summary["correlation_with_label"] == 0
 
 
+def test_every_stage_tells_how_far_it_is() -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Listener(Silent):
+        def stage(self, name: str, done: int, total: int) -> None:
+            heard.append((name, done, total))
+
+    fit(routed_config(), many_users(300), reporter=Listener())
+    names = list(dict.fromkeys(name for name, _, _ in heard))
+    assert [name.split()[0] for name in names] == ["judging", "labelling", "fitting"]
+    for name in names[:2]:
+        done = [n for found, n, _ in heard if found == name]
+        assert done == sorted(done)
+        assert heard[[found for found, _, _ in heard].index(name)][2] == done[-1]
+
+
+def test_a_bar_shows_a_stage_until_it_is_over() -> None:
+    reporter = TrainReporter(routed_config(epochs=3))
+    (bar,) = reporter.progress.tasks
+    assert not bar.visible
+    reporter.step(1, 4, 8, {"loss": 0.5})
+    assert (bar.description, bar.completed, bar.total, bar.visible) == ("epoch 2/3", 4, 8, True)
+    reporter.stage("fitting the router, step", 2, 5)
+    assert (bar.description, bar.completed, bar.total) == ("fitting the router, step", 2, 5)
+    assert bar.visible and bar.fields["parts"] == ""
+    reporter.stage("fitting the router, step", 5, 5)
+    assert not bar.visible
+
+
 @pytest.mark.parametrize("budget", [0.6, 0.8, 1.0])
 def test_at_balanced_the_chosen_share_of_the_choosing_users_is_escalated(
     budget: float, free_router: None
@@ -102,9 +133,9 @@ def test_ends_that_nobody_trained_on_are_labelled_after_positions_inside(
     fitted: list[tuple[float, list]] = []
     real = routing._fit
 
-    def recorded(router, table, batches, peak, seed):
+    def recorded(router, table, batches, peak, *rest):
         fitted.append((peak, batches))
-        real(router, table, batches, peak, seed)
+        real(router, table, batches, peak, *rest)
 
     monkeypatch.setattr(routing, "_fit", recorded)
     fit(routed_config(), dataset)

@@ -22,7 +22,7 @@ class TrainReporter:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.console = config, stderr_console()
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -31,7 +31,7 @@ class TrainReporter:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("", epoch=1, epochs=config.epochs, parts="", visible=False)
+        self.task = self.progress.add_task("", parts="", visible=False)
 
     def __enter__(self) -> TrainReporter:
         self.progress.start()
@@ -45,9 +45,16 @@ class TrainReporter:
     def step(self, epoch: int, done: int, total: int, parts: dict[str, float]) -> None:
         """Move the bar."""
         text = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-        self.progress.update(
-            self.task, completed=done, total=total, epoch=epoch + 1, parts=text, visible=True
-        )
+        self._move(f"epoch {epoch + 1}/{self.config.epochs}", done, total, text)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Move the bar of a stage; it goes when the stage is over."""
+        self._move(name, done, total, "", visible=done < total)
+
+    def _move(self, name: str, done: int, total: int, parts: str, *, visible: bool = True) -> None:
+        if self.progress.tasks[0].description != name:  # the time that remains is that of this bar
+            self.progress.reset(self.task, description=name)
+        self.progress.update(self.task, completed=done, total=total, parts=parts, visible=visible)
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Print the epoch's line, then its warnings."""

@@ -125,6 +125,10 @@ class _Lines:
             f"{record['seconds']:.0f} s"
         )
 
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Nothing to say; see whether anybody is still waiting."""
+        refuse_orphan()
+
     def note(self, text: str) -> None:
         """Something worth saying."""
         self.say(f"{self.label}: {text}")

@@ -17,6 +17,7 @@ from canet_mobile.evaluate.scoring import query_batches, rank_in_scores, score_c
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet
 from canet_mobile.train.losses import CHUNK_SCORES
+from canet_mobile.train.reporter import Reporter, Silent
 
 TOP = 10
 JUDGED_ROWS = 256
@@ -94,14 +95,16 @@ def doubt(net: Supernet, states: Tensor, seen: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def judge(net: Supernet, queries: HeldOut, seen: str) -> Judged:
+def judge(net: Supernet, queries: HeldOut, seen: str, reporter: Reporter | None = None) -> Judged:
     """Every candidate on every query; routes that differ in depth alone share their blocks.
 
     Args:
         net: the supernet in eval mode.
         queries: validation queries.
         seen: the run's protocol, ``keep`` or ``exclude``.
+        reporter: told how many users are judged.
     """
+    reporter, done = reporter or Silent(), 0
     routes = candidates(net.config.space)
     ndcg10, entropy = (np.zeros((len(routes), len(queries))) for _ in range(2))
     for rows, inputs in query_batches(net, queries, size=suited(JUDGED_ROWS, net.classifier_bias.device)):
@@ -115,6 +118,8 @@ def judge(net: Supernet, queries: HeldOut, seen: str) -> Judged:
                 if seen == "exclude":
                     scores[hidden] = PAD_CLASS_BIAS
                 entropy[number, rows[part]] = entropy_of(scores).cpu().numpy()
+        done += len(rows)
+        reporter.stage("judging routes, user", done, len(queries))
     return Judged(net.config.space, tuple(routes), ndcg10, entropy)
 
 

@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def epoch(self, record: dict[str, Any]) -> None:
         """After every epoch: the line that went into metrics.jsonl."""
 
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Within what is long and no epoch: what is being done, and how much of it is."""
+
     def note(self, text: str) -> None:
         """Something worth saying: a warning, a new stage."""
 
@@ -25,6 +28,9 @@ class Silent:
         """Nothing."""
 
     def epoch(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:

@@ -25,6 +25,7 @@ from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.judging import Values, doubt, judge, seen_before
 from canet_mobile.train.labels import RULES
 from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share
+from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.spending import Spending
 
 LABELLED_POSITIONS = 400_000
@@ -41,6 +42,7 @@ def fit_router(
     others: HeldOut,
     windows: Windows,
     spending: Spending,
+    reporter: Reporter | None = None,
 ) -> tuple[Canet, dict[str, Any], Ladder]:
     """Choose the ladder on validation, then distil a router that tells who is first to get its larger route.
 
@@ -55,6 +57,7 @@ def fit_router(
         others: validation histories that supply labels; their targets are not used.
         windows: training windows, which supply histories for labels (their targets are not used).
         spending: what routes cost.
+        reporter: told how far each stage is.
 
     Returns:
         The model with its fitted router, a summary for the run's manifest, and the ladder.
@@ -62,10 +65,11 @@ def fit_router(
     net, blank = canet.supernet, canet.router
     assert blank is not None
     net.eval()
-    judged = judge(net, choosing, config.seen)
+    reporter = reporter or Silent()
+    judged = judge(net, choosing, config.seen, reporter)
     limits = (spending.routes, spending.allowed(config.budget))
     ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
-    fitted = _fold(_distil(net, blank, config, windows, others, ladder), blank, ladder)
+    fitted = _fold(_distil(net, blank, config, windows, others, ladder, reporter), blank, ladder)
     truth = ladder.label.of(judged, (judged.routes.index(ladder.small), judged.routes.index(ladder.large)))
     scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
@@ -98,6 +102,7 @@ def _distil(
     windows: Windows,
     others: HeldOut,
     ladder: Ladder,
+    reporter: Reporter,
 ) -> Router:
     """A router of one output, fitted to the labels of very many positions, then of ends nobody trained on.
 
@@ -115,20 +120,24 @@ def _distil(
         else:  # what the supernet knows of items is the best start there is
             router.item_table.copy_(table[:, : router.config.width] * scale)
     positions = []
-    for rows in _labelled_batches(windows, config.seed):
+    picked = _labelled_batches(windows, config.seed)
+    for done, rows in enumerate(picked, start=1):
         seq = torch.from_numpy(windows.batch(rows)[0]).to(device)
         positions.append((seq, seq > 0, _labels(net, seq, seq > 0, config, ladder)))
-    _fit(router, table, positions, FIT_LR, config.seed)
+        reporter.stage("labelling positions, batch", done, len(picked))
+    _fit(router, table, positions, FIT_LR, config.seed, reporter)
     ends = []
     for _, seq in query_batches(net, others, size=FIT_BATCH):
         last = torch.zeros_like(seq, dtype=torch.bool)
         last[:, -1] = True
         ends.append((seq, last, _labels(net, seq, last, config, ladder)))
-    _fit(router, table, ends, ENDS_LR, config.seed + 1)
+    _fit(router, table, ends, ENDS_LR, config.seed + 1, reporter)
     return router.eval()
 
 
-def _fit(router: Router, table: Tensor, batches: list[Labelled], peak: float, seed: int) -> None:
+def _fit(
+    router: Router, table: Tensor, batches: list[Labelled], peak: float, seed: int, reporter: Reporter
+) -> None:
     """Least squares on standardised labels, a warm-up and a cosine."""
     known = torch.cat([labels for _, _, labels in batches])
     mean, spread = known.mean(), known.std().clamp_min(1e-9)
@@ -146,6 +155,7 @@ def _fit(router: Router, table: Tensor, batches: list[Labelled], peak: float, se
             loss.backward()
             optimizer.step()
             step += 1
+            reporter.stage("fitting the router, step", step, steps)
 
 
 def _labelled_batches(windows: Windows, seed: int) -> list[Any]:

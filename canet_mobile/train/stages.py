@@ -140,7 +140,7 @@ def settle_routing(
     distil = config.recipe != "paper" if distil is None else distil
     if distil:
         reporter.note("fitting the router to how unsure the routes are at every position")
-        model, routing, ladder = fit_router(model, config, choosing, others, windows, spending)
+        model, routing, ladder = fit_router(model, config, choosing, others, windows, spending, reporter)
         balanced = ladder.cost
     model, routing["operating_points"] = set_points(model, config, choosing, spending, balanced)
     if distil:
