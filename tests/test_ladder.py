@@ -9,8 +9,7 @@ import pytest
 
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.train.judging import Judged
-from canet_mobile.train.labels import SURE, UNSURE
-from canet_mobile.train.ladder import SHARES, choose_ladder, choose_share, escalated
+from canet_mobile.train.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
 
 USERS = 1000
 SPACE = RoutingSpace((8,), (8,), (1, 2, 3, 4))  # nested: every route is part of the next
@@ -46,7 +45,7 @@ def test_the_unsure_or_the_sure_are_escalated_as_the_label_says(label: str, sign
     doubt = np.random.default_rng(1).standard_normal(USERS)
     actual = np.stack([np.zeros(USERS), np.zeros(USERS), np.ones(USERS)])
     ladder, taken = choose_ladder(judged(actual, doubt=doubt), COSTS, 2.0, label)
-    assert ladder.label.name == label
+    assert ladder.first == label
     up, down = (sign * doubt[taken == route] for route in (ladder.large, ladder.small))
     assert up.min() > down.max()
 
@@ -56,15 +55,15 @@ def test_auto_escalates_those_who_gain(gaining: np.ndarray, first: str) -> None:
     actual = users(0.3, 0.3, 0.3)
     actual[1:] += np.where(gaining, 0.2, -0.1)
     ladder, taken = choose_ladder(judged(actual), COSTS, 4.0, "auto")
-    assert (ladder.label.name, ladder.small) == (first, 0)
+    assert (ladder.first, ladder.small) == (first, 0)
     assert gaining[taken == ladder.large].all()
     assert ladder.ndcg10 == pytest.approx(np.where(taken == 0, actual[0], actual[1]).mean())
 
 
 def test_order_is_the_doubt_of_the_small_route_or_its_opposite() -> None:
     found = Judged(SPACE, (0, 3), np.zeros((2, 2)), np.array([[7.0, 8.0], [1.0, 2.0]]))
-    assert UNSURE.of(found, (0, 1)).tolist() == [7.0, 8.0]
-    assert SURE.of(found, (0, 1)).tolist() == [-7.0, -8.0]
+    assert order_of(found, "entropy", 0).tolist() == [7.0, 8.0]
+    assert order_of(found, "confidence", 1).tolist() == [-1.0, -2.0]
 
 
 def test_escalated_takes_the_highest_share() -> None:
@@ -159,7 +158,7 @@ def test_the_share_follows_the_order_that_the_router_really_has() -> None:
     actual[1] += np.where(np.arange(USERS) < USERS // 2, -0.3, 0.3)
     found = judged(actual, routes=(0, 3))
     ladder, _ = choose_ladder(found, COSTS, 4.0)
-    assert ladder.share == 0.5 and ladder.label == UNSURE
+    assert ladder.share == 0.5 and ladder.first == "entropy"
     good = choose_share(found, ladder, np.arange(USERS) / USERS, COSTS, 4.0)
     assert good.share == 0.5 and good.ndcg10 == pytest.approx(0.65)
     wrong = choose_share(found, ladder, -np.arange(USERS) / USERS, COSTS, 4.0, most=0.8)

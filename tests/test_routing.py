@@ -32,7 +32,7 @@ def free_router(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spending, "router_paper_mflops", lambda length, routes: 0.0)
 
 
-@pytest.mark.parametrize("label", ["confidence", "entropy", "both"])
+@pytest.mark.parametrize("label", ["confidence", "entropy"])
 @pytest.mark.parametrize("table", ["own", "shared"])
 def test_a_seed_gives_the_same_router_twice(label: str, table: str) -> None:
     config, dataset = routed_config(router_label=label, router_table=table), many_users(200)
@@ -43,16 +43,16 @@ def test_a_seed_gives_the_same_router_twice(label: str, table: str) -> None:
     assert not torch.equal(first.router.head_weight[ladder.large], other.router.head_weight[ladder.large])
 
 
-@pytest.mark.parametrize("label", ["confidence", "entropy", "both"])
+@pytest.mark.parametrize(("label", "least"), [("confidence", 0.5), ("entropy", 0.5)])
 @pytest.mark.parametrize("seen", ["keep", "exclude"])
 def test_the_router_learns_a_label_that_can_be_learnt(
-    label: str, seen: str, free_router: None, monkeypatch: pytest.MonkeyPatch
+    label: str, least: float, seen: str, free_router: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = [SPACE.id_of(SPACE.smallest), SPACE.id_of(SPACE.largest)]
     monkeypatch.setattr(judging, "candidates", lambda space: ends)  # random weights may prefer a dull pair
     config = routed_config(router_label=label, seen=seen)
     _, summary, _ = fit(config, many_users(2000), last_item_only=True)
-    assert summary["correlation_with_label"] > 0.5
+    assert summary["correlation_with_label"] > least
 
 
 def test_a_label_that_is_the_same_for_everybody_is_no_error(free_router: None, monkeypatch) -> None:

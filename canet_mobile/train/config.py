@@ -63,8 +63,7 @@ class TrainConfig:
         validation_users: users read for model choice, evenly spaced; 0 takes all.
         router_table: ``own`` has its own item table, ``shared`` reads 32 channels of the supernet's.
         router_label: who gets the larger route first (sandwich and rows): ``entropy``, users of whom the
-            small route is unsure; ``confidence``, those of whom it is sure; ``both``, as both routes' doubts
-            tell who gained on validation; ``auto``, whichever of these gains most there.
+            small route is unsure; ``confidence``, those of whom it is sure; ``auto``, as validation says.
         budget: average cost the router may spend, as a share of SASRec-full's paper FLOPs
             (sandwich and rows; the paper's recipe cannot be told).
         costs: ``paper`` for paper FLOPs, or a file of what each route was measured to cost on a device; the
@@ -191,7 +190,7 @@ _CHOICES = {
     "model": MODELS,
     "recipe": RECIPES,
     "router_table": ("own", "shared"),
-    "router_label": ("auto", "entropy", "confidence", "both"),
+    "router_label": ("auto", "entropy", "confidence"),
     "seen": ("auto", "keep", "exclude"),
     "tied": ("auto", "true", "false"),
     "prior": ("none", "popularity"),

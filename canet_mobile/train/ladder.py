@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import standard_error
 from canet_mobile.train.judging import Judged, Values
-from canet_mobile.train.labels import Label, labels_for
 
 # Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
 # is little to route: a fixed route serves as well.
 SHARES = (0.25, 0.35, 0.5, 0.65, 0.75)
 CLOSE = 0.25  # standard errors of NDCG@10 that are not paid for
 ALIKE = 1.0  # standard error within which ladders are told apart by what choosing users gains
+# Who is escalated first: users of whom the small route is unsure, or those of whom it is sure.
+FIRST = ("entropy", "confidence")
 
 Ints = NDArray[np.int64]
 
@@ -26,7 +27,7 @@ class Ladder:
 
     Args:
         small, large: route ids.
-        label: of whom it is highest is escalated first.
+        first: one of :data:`FIRST`: who is escalated first.
         share: share of users escalated to ``large``.
         ndcg10: mean validation NDCG@10 of the users each on their route.
         cost: average cost of the routes taken, without the router, in the unit of the costs.
@@ -35,11 +36,16 @@ class Ladder:
 
     small: int
     large: int
-    label: Label
+    first: str
     share: float
     ndcg10: float
     cost: float
     budget_met: bool
+
+
+def order_of(judged: Judged, first: str, small: int) -> Values:
+    """Who is escalated first, [n], the highest first, with the small route at this position of ``judged``."""
+    return judged.entropy[small] if first == "entropy" else -judged.entropy[small]
 
 
 def escalated(order: Values, share: float) -> NDArray[np.bool_]:
@@ -86,8 +92,8 @@ def choose_ladder(
     """The ladder that serves validation users best within the budget, by NDCG@10.
 
     Every pair of candidates of which one is a submodel of the other is tried, with every share that the
-    budget leaves for it, and every label. Who gains is not the same on all data: an unsure user may be one
-    whom no route can help.
+    budget leaves for it, escalating the unsure or the sure users first. Which of them gain is not the same on
+    all data: an unsure user may be one whom no route can help.
 
     How good two routes are on average, validation tells badly: that is read from the smoothed values. What
     choosing users adds to drawing them hangs only on users for whom the two routes differ: that is measured,
@@ -97,18 +103,17 @@ def choose_ladder(
         judged: candidates on validation users, and how good each was there.
         costs: of every route of the space, [routes], in one unit.
         allowed: average cost that the routes of a user may have, in that unit.
-        label: who is escalated first, as :func:`~canet_mobile.train.labels.labels_for` takes it.
+        label: who is escalated first, one of :data:`FIRST`; ``auto`` tries both.
         most: the largest share of users that may be escalated.
-        gain: whether what choosing users adds is measured; if not, the cheapest of the alike is taken, and
-            ``auto`` fits no label.
+        gain: whether what choosing users adds is measured; if not, the cheapest of the alike is taken.
 
     Returns:
         The ladder, and the route id of every user [n].
     """
     limits, tried = _Limits(costs, allowed, most, gain), []
     for pair in _pairs(judged, costs):
-        for each in labels_for(judged, pair, label, fit=gain):
-            tried += _ladders(judged, pair, each, each.of(judged, pair), limits)
+        for first in FIRST if label == "auto" else (label,):
+            tried += _ladders(judged, pair, first, order_of(judged, first, pair[0]), limits)
     within = [row for row in tried if row.ladder.budget_met]
     # The budget may lie below everything: then as near to it as can be.
     chosen = _best(within, gain) if within else min(tried, key=lambda row: row.ladder.cost)
@@ -144,13 +149,13 @@ def choose_share(
         order: the fitted router's scores of the validation users, [n].
     """
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
-    tried = _ladders(judged, pair, ladder.label, order, _Limits(costs, allowed, most))
+    tried = _ladders(judged, pair, ladder.first, order, _Limits(costs, allowed, most))
     within = [row for row in tried if row.ladder.budget_met]
     return _best(within or tried[:1], gain=True).ladder
 
 
 def _ladders(
-    judged: Judged, pair: tuple[int, int], label: Label, order: Values, limits: _Limits
+    judged: Judged, pair: tuple[int, int], first: str, order: Values, limits: _Limits
 ) -> list[_Tried]:
     """One ladder per share within the budget, or the one with the least share where there is none."""
     small, large = (judged.routes[position] for position in pair)
@@ -169,7 +174,7 @@ def _ladders(
             routed += gain - _gain(judged.smoothed, pair, up)
         taken = np.where(up, large, small)
         spent, met = float(costs[taken].mean()), affordable >= limit
-        ladder = Ladder(small, large, label, share, float(actual.mean()), spent, met)
+        ladder = Ladder(small, large, first, share, float(actual.mean()), spent, met)
         found.append(_Tried(ladder, taken, routed, gain))
     return found
 

@@ -1,10 +1,9 @@
 """The router of the sandwich and rows recipes: distilled from what the supernet itself knows of its routes.
 
-The router learns to predict, from a history, how unsure the ladder's two routes are of what comes next
+The router learns to predict, from a history, how unsure the ladder's smaller route is of what comes next
 (:mod:`canet_mobile.train.judging`). The label needs no held-out item, so there is one for every position of
-every history, and a router of width 32 learns it in seconds. What the doubts of either route count for
-(:mod:`canet_mobile.train.labels`), validation has told (:mod:`canet_mobile.train.ladder`); how many users are
-escalated is a threshold's matter.
+every history, and a router of width 32 learns it in seconds. Whether the unsure or the sure are escalated,
+validation has told (:mod:`canet_mobile.train.ladder`); how many is a threshold's matter.
 """
 
 from __future__ import annotations
@@ -23,16 +22,19 @@ from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.judging import Values, doubt, judge, seen_before
-from canet_mobile.train.labels import RULES
-from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share
+from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
 from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.spending import Spending
 
 LABELLED_POSITIONS = 400_000
-FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 16, 64, 3e-3, 20
+FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4, 64, 3e-3, 20
 ENDS_LR = 1e-3
 NEVER = -1e4  # bias of a route that is not on the ladder; safe in fp16
 Labelled = tuple[Tensor, Tensor, Tensor]  # histories [B, T], which positions [B, T], their labels [positions]
+RULES = {
+    "entropy": "entropy of the small route, distilled: the unsure first",
+    "confidence": "entropy of the small route, distilled: the sure first",
+}
 
 
 def fit_router(
@@ -70,7 +72,7 @@ def fit_router(
     limits = (spending.routes, spending.allowed(config.budget))
     ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
     fitted = _fold(_distil(net, blank, config, windows, others, ladder, reporter), blank, ladder)
-    truth = ladder.label.of(judged, (judged.routes.index(ladder.small), judged.routes.index(ladder.large)))
+    truth = order_of(judged, ladder.first, judged.routes.index(ladder.small))
     scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
     spent = ladder.cost + spending.router
@@ -78,8 +80,7 @@ def fit_router(
     means = judged.smoothed.mean(1)
     best = max(fixed, key=lambda n: float(means[n]))
     summary = {
-        "rule": RULES[ladder.label.name],
-        "label": {"small": ladder.label.small, "large": ladder.label.large},
+        "rule": RULES[ladder.first],
         "small": config.space.routes[ladder.small].entry,
         "large": config.space.routes[ladder.large].entry,
         "escalated_share": ladder.share,
@@ -170,14 +171,8 @@ def _labelled_batches(windows: Windows, seed: int) -> list[Any]:
 def _labels(net: Supernet, seq: Tensor, where: Tensor, config: TrainConfig, ladder: Ladder) -> Tensor:
     """The label of every position ``where`` [B, T] of ``seq`` [B, T]: [positions] float32."""
     seen = seen_before(seq)[where] if config.seen == "exclude" else None
-    weights = {ladder.small: ladder.label.small, ladder.large: ladder.label.large}
-    return torch.stack(
-        [
-            weight * doubt(net, net.sliced(seq, config.space.routes[route_id])[where], seen)
-            for route_id, weight in weights.items()
-            if weight
-        ]
-    ).sum(0)
+    found = doubt(net, net.sliced(seq, config.space.routes[ladder.small])[where], seen)
+    return found if ladder.first == "entropy" else -found
 
 
 @torch.no_grad()

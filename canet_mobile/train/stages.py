@@ -139,7 +139,7 @@ def settle_routing(
     balanced: float | None = None
     distil = config.recipe != "paper" if distil is None else distil
     if distil:
-        reporter.note("fitting the router to how unsure the routes are at every position")
+        reporter.note("fitting the router to how unsure the smaller route is at every position")
         model, routing, ladder = fit_router(model, config, choosing, others, windows, spending, reporter)
         balanced = ladder.cost
     model, routing["operating_points"] = set_points(model, config, choosing, spending, balanced)
