@@ -24,7 +24,8 @@ from canet_mobile.train.config import RECIPES, SASREC_RECIPES, TrainConfig
 from canet_mobile.train.presets import build_config, presets
 from canet_mobile.train.reporter import Silent
 from canet_mobile.train.run import find_run, load_model, open_dataset
-from canet_mobile.train.trainer import Interrupted, learning_rate, resume, train
+from canet_mobile.train.schedule import learning_rate
+from canet_mobile.train.trainer import Interrupted, resume, train
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -13,7 +13,8 @@ from training_toys import small, weights
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import Windows, training_windows
 from canet_mobile.train.run import load_model
-from canet_mobile.train.trainer import epoch_windows, train
+from canet_mobile.train.schedule import epoch_windows
+from canet_mobile.train.trainer import train
 
 DATA = toy_dataset(random_histories(40, 30, longest=40), 30)
 

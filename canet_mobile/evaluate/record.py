@@ -22,7 +22,8 @@ def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping
 
     Returns:
         Plain values: configuration, seed, machine, epochs (``best_epoch`` counts from 0), why training ended,
-        seconds of training steps, routing, and the evaluation with its metrics and costs.
+        seconds of training steps, what polishing gained, routing, and the evaluation with its metrics and
+        costs.
     """
     progress = run.manifest["progress"]
     return {
@@ -37,6 +38,7 @@ def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping
         "stopped_by": progress["stopped_by"],
         "training_seconds": round(progress["seconds"]),
         "validation_ndcg10": progress["best_ndcg10"],
+        "polish": run.manifest.get("polish"),
         "routing": run.manifest["routing"],
         "evaluation": dict(evaluation),
     }

@@ -19,6 +19,7 @@ BEFORE: Mapping[str, Any] = {
     "beta2": 0.999,
     "moving": False,
     "cooccurrence": 0.0,
+    "polish": 0,
 }
 
 
@@ -56,6 +57,9 @@ class TrainConfig:
             largest route teaches.
         cooccurrence: share of what a teaching average says that comes from who stands near whom in training
             histories instead (:mod:`canet_mobile.train.neighbours`; sandwich and taught); 0 for nothing.
+        polish: epochs in which, after the others, only the two routes of the ladder learn, each from the
+            users it will serve (:mod:`canet_mobile.train.polish`; sandwich and rows); 0 for none. What comes
+            of them is kept where validation users gain.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
@@ -102,6 +106,7 @@ class TrainConfig:
     prior: str = "none"
     average: float = 0.5
     cooccurrence: float = 0.25
+    polish: int = 3
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
@@ -210,6 +215,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "residual_power": (0, 8),
     "average": (0, 100),
     "cooccurrence": (0, 1),
+    "polish": (0, 10**5),
     "dropout": (0, 0.95),
     "clip": (1e-3, 1e6),
     "patience": (1, 10**5),

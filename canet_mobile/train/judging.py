@@ -14,7 +14,7 @@ from canet_mobile.accelerator import suited
 from canet_mobile.data.split import HeldOut
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import query_batches, rank_in_scores, score_chunks
-from canet_mobile.model.space import RoutingSpace
+from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet
 from canet_mobile.train.losses import CHUNK_SCORES
 from canet_mobile.train.reporter import Reporter, Silent
@@ -95,6 +95,25 @@ def doubt(net: Supernet, states: Tensor, seen: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
+def doubts(net: Supernet, queries: HeldOut, route: Route, seen: str) -> Values:
+    """How unsure one route is of every query, [n] float64 in nats; as :func:`judge` has it."""
+    found = np.zeros(len(queries))
+    for rows, inputs in query_batches(net, queries, size=suited(JUDGED_ROWS, net.classifier_bias.device)):
+        states = net.last_states(inputs, route)
+        for part, scores, _, hidden in score_chunks(net, states, queries, rows):
+            found[rows[part]] = _entropy_shown(scores, hidden, seen).cpu().numpy()
+    return found
+
+
+def _entropy_shown(scores: Tensor, hidden: tuple[Tensor, Tensor], seen: str) -> Tensor:
+    """Entropy of a prediction of what may be shown; the scores [n, V+1] are changed."""
+    scores[:, 0] = PAD_CLASS_BIAS
+    if seen == "exclude":
+        scores[hidden] = PAD_CLASS_BIAS
+    return entropy_of(scores)
+
+
+@torch.no_grad()
 def judge(net: Supernet, queries: HeldOut, seen: str, reporter: Reporter | None = None) -> Judged:
     """Every candidate on every query; routes that differ in depth alone share their blocks.
 
@@ -114,10 +133,7 @@ def judge(net: Supernet, queries: HeldOut, seen: str, reporter: Reporter | None 
                 keep, exclude = rank_in_scores(scores, targets, hidden)
                 ranks = (keep if seen == "keep" else exclude).cpu().numpy()
                 ndcg10[number, rows[part]] = ndcg(ranks, TOP)
-                scores[:, 0] = PAD_CLASS_BIAS
-                if seen == "exclude":
-                    scores[hidden] = PAD_CLASS_BIAS
-                entropy[number, rows[part]] = entropy_of(scores).cpu().numpy()
+                entropy[number, rows[part]] = _entropy_shown(scores, hidden, seen).cpu().numpy()
         done += len(rows)
         reporter.stage("judging routes, user", done, len(queries))
     return Judged(net.config.space, tuple(routes), ndcg10, entropy)

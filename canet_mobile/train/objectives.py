@@ -48,12 +48,25 @@ def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor
     return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
 
 
+@torch.no_grad()
+def follow(average: nn.Module, weights: nn.Module, step: int, half_life: float) -> None:
+    """Move an average of weights towards them; at first it is their plain mean.
+
+    Args:
+        average, weights: two modules of the same parameters.
+        step: steps taken so far, from 1.
+        half_life: of what the average remembers, in steps.
+    """
+    share = max(1 - 0.5 ** (1 / half_life), 1 / step)
+    torch._foreach_lerp_([*average.parameters()], [*weights.parameters()], share)
+
+
 @dataclass(frozen=True)
 class Tutor:
     """Who teaches beside the targets.
 
     Args:
-        average: of the supernet's weights; its largest route teaches.
+        average: a supernet that does not learn, as a rule an average of weights; its largest route teaches.
         neighbours: what is mixed into its beliefs; None for nothing.
         share: of the neighbours in that mixture.
     """
@@ -206,7 +219,4 @@ class Objective(nn.Module):
             steps_per_epoch: the unit of ``config.average``.
         """
         if self.average is not None:
-            share = 1 - 0.5 ** (1 / (self.config.average * steps_per_epoch))
-            torch._foreach_lerp_(
-                [*self.average.parameters()], [*self.supernet.parameters()], max(share, 1 / step)
-            )
+            follow(self.average, self.supernet, step, self.config.average * steps_per_epoch)

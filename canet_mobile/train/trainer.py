@@ -8,29 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import HeldOut, Windows, held_out, length_buckets, training_windows
+from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
 from canet_mobile.files import verify_files
+from canet_mobile.model.canet import Canet
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.neighbours import find_neighbours
 from canet_mobile.train.objectives import Objective, asks_neighbours
+from canet_mobile.train.polish import StopAsked, polish, polishes
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.reporter import Reporter, Silent
 from canet_mobile.train.run import Run, find_run, new_run, point_latest
+from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing, untrained
 from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
-MOVED = 1  # the stream of random numbers that places windows
 
 
 @dataclass(frozen=True)
@@ -114,27 +115,6 @@ def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
         )
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine from ``lr`` to ``final_lr`` × ``lr`` at the last step."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
-    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
-
-
-def epoch_windows(dataset: Dataset, config: TrainConfig, epoch: int) -> Windows:
-    """The windows of one epoch, the same in every process and after a resume."""
-    moved = np.random.default_rng((config.seed, epoch, MOVED)) if config.moving else None
-    return training_windows(dataset, config.length, last=config.windows or None, moved=moved)
-
-
-def epoch_batches(windows: Windows, config: TrainConfig, epoch: int, fabric: Fabric) -> list[Any]:
-    """This process's batches of one epoch; every process gets the same number."""
-    rng = np.random.default_rng((config.seed, epoch))
-    batches = list(length_buckets(windows.sizes, config.batch, rng))
-    usable = len(batches) // fabric.world_size * fabric.world_size
-    return batches[fabric.global_rank : usable : fabric.world_size] or batches[:1]
-
-
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
     config = run.config
     torch.manual_seed(config.seed)
@@ -164,14 +144,16 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
             _epoch(session, step, optimizer, flag)
             _end_of_epoch(session)
             _save(session, optimizer, "running")
-        return _finish(session)
+        return _finish(session, flag)
 
 
 def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) -> None:
     """Train what is left of the current epoch."""
     fabric, config, state = session.fabric, session.config, session.state
     windows = epoch_windows(session.dataset, config, state.epoch)
-    batches = epoch_batches(windows, config, state.epoch, fabric)
+    batches = epoch_batches(
+        windows, config, state.epoch, process=fabric.global_rank, processes=fabric.world_size
+    )
     step.train()
     saved_at = time.monotonic()
     for batch in batches[state.step_in_epoch :]:
@@ -251,17 +233,36 @@ def _end_of_epoch(session: _Session) -> None:
         session.reporter.epoch(record)
 
 
-def _finish(session: _Session) -> Run:
-    """Take the best weights, fit the router where the recipe leaves that to the end, write the model."""
-    config, store = session.config, session.store
+def _finish(session: _Session, flag: dict[str, bool]) -> Run:
+    """Take the best weights, polish them and fit the router where the recipe asks for it, write the model."""
+    config, store, state = session.config, session.store, session.state
     if session.writes:
         store.load("best")
+        if polishes(config, state.stopped_by):
+            _polish(session, flag)
         model, routing = settle_routing(
             store.model, config, session.dataset, session.windows, session.queries, session.reporter
         )
         store.run.manifest["routing"] = routing
-        store.weights("model", session.state.step, model)
+        store.weights("model", state.step, model)
         store.forget_training()
-        store.commit(session.state, "finished")
+        store.commit(state, "finished")
     session.fabric.barrier()
     return find_run(store.run.directory)
+
+
+def _polish(session: _Session, flag: dict[str, bool]) -> None:
+    """Polish the store's model; a run that is stopped meanwhile begins its polishing again when resumed."""
+    store = session.store
+    assert isinstance(store.model, Canet)
+    try:
+        store.model, store.run.manifest["polish"] = polish(
+            store.model, session.config, session.dataset, session.reporter, lambda: flag["stop"]
+        )
+    except StopAsked as asked:
+        store.commit(session.state, "interrupted")
+        raise Interrupted(
+            f"stopped while polishing, {asked}; the epochs before are saved",
+            where=store.run.directory,
+            fix=f"canet-mobile train --resume {store.run.directory}, which polishes again",
+        ) from None
