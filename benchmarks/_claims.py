@@ -21,11 +21,15 @@ PARTS_HEADER = (
     "| data set (seeds) | in place of the default | routed NDCG@10, default | exchanged | ratio "
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
+POLISH_HEADER = (
+    "| data set (seeds) | validation users asked | NDCG@10 gained | epochs | kept |\n|---|---|---|---|---|\n"
+)
 
 # What has been the default recipe, today's first, and what a part that is measured against it has in common
 # with it, where a mark does not say so.
 DEFAULTS = {
     "canet": "",
+    "canet-unpolished": "",
     "canet-selftaught": "",
     "canet-closed": "",
     "canet-fixed": " (both with fixed windows)",
@@ -34,7 +38,7 @@ DEFAULTS = {
 # The keys that make a recipe.
 RECIPE_KEYS = (
     "residual", "residual_power", "beta2", "cooccurrence", "moving", "router_label", "router_table",
-    "average", "tied", "recipe",
+    "average", "tied", "recipe", "polish",
 )  # fmt: skip
 DAGGER = " †"  # trained before blocks acted from the start
 DOUBLE_DAGGER = " ‡"  # CANet, trained before neighbours had a say in what the average teaches
@@ -123,6 +127,25 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
         )
         text += f"| {' | '.join(cells)} |\n"
     return text
+
+
+def polish_rows(data: str, found: Records) -> str:
+    """What validation users said of polishing, seed by seed; nothing of a data set where it was not tried."""
+    tried = [record for record in found.get("canet", []) if record.get("polish")]
+    if not tried:
+        return ""
+    each = [record["polish"] for record in tried]
+    cells = (
+        f"{data} ({len(tried)})",
+        f"{each[0]['users']:,}",
+        ", ".join(f"{one['gain']['value']:+.4f} ± {one['gain']['se']:.4f}" for one in each),
+        ", ".join(
+            f"{one['epochs']} of {record['config']['polish']}"
+            for one, record in zip(each, tried, strict=True)
+        ),
+        ", ".join("yes" if one["kept"] else "no" for one in each),
+    )
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _reference(name: str, other: dict[str, Any], found: Records) -> str:

@@ -15,7 +15,18 @@ from typing import Any
 
 import tomllib
 from _claims import HEADER as CLAIMS_HEADER
-from _claims import PARTS_HEADER, claims_row, default_runs, mark, mean, parts_rows, spread, twins
+from _claims import (
+    PARTS_HEADER,
+    POLISH_HEADER,
+    claims_row,
+    default_runs,
+    mark,
+    mean,
+    parts_rows,
+    polish_rows,
+    spread,
+    twins,
+)
 
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
@@ -80,6 +91,17 @@ compared with the default, of today or of then, from which it differs in the few
 from the start: what is compared has them closed on both sides. ‡ is from before neighbours had a say: what is compared has
 none on both sides. Of "taught by its average alone" the router, too, is from before: its ladder was not chosen by what it
 gains, so read the means over routes.
+
+"""
+
+
+POLISH = """
+## Polishing
+
+After the epochs for all routes, the ladder's two learn alone, each from the users it will serve ("Polishing",
+docs/training.md). What validation users who chose the ladder gained by it, seed by seed, each served by the route that the
+label gives them; it is kept where that is more than two standard errors. Where it is kept, test users are in "Its parts"
+above, "not polished".
 
 """
 
@@ -262,7 +284,8 @@ def main() -> None:
     claims = CLAIMS_HEADER + "".join(claims_row(data, found) for data, found in sets.items())
     exchanged = {name: method.title for name, method in METHODS.items() if method.group == "recipe"} | RETIRED
     parts = PARTS_HEADER + "".join(parts_rows(data, found, exchanged) for data, found in sets.items())
-    (ROOT / "docs" / "results.md").write_text(INTRO + claims + PARTS + parts + sections)
+    polished = POLISH_HEADER + "".join(polish_rows(data, found) for data, found in sets.items())
+    (ROOT / "docs" / "results.md").write_text(INTRO + claims + PARTS + parts + POLISH + polished + sections)
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, _, rest = text.partition(BEGIN)

@@ -284,11 +284,12 @@ def test_beta2_changes_what_is_learned(dataset: Dataset, tmp_path: Path) -> None
 def test_a_run_older_than_a_key_keeps_what_it_was_trained_with(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(epochs=1), dataset, tmp_path / "run")
     document = json.loads((run.directory / "manifest.json").read_text())
-    for key in ("residual_power", "beta2", "moving", "cooccurrence"):
+    for key in ("residual_power", "beta2", "moving", "cooccurrence", "polish"):
         del document["config"][key]
     (run.directory / "manifest.json").write_text(json.dumps(document))
     found = find_run(run.directory).config
-    assert (found.residual_power, found.beta2, found.moving, found.cooccurrence) == (0.0, 0.999, False, 0.0)
+    assert (found.residual_power, found.beta2, found.moving) == (0.0, 0.999, False)
+    assert (found.cooccurrence, found.polish) == (0.0, 0)
     assert found.residual == run.config.residual
 
 

@@ -88,6 +88,7 @@ PRESETS = {
             "warmup_steps": 30,
             **CLOSED,
             "cooccurrence": 0.0,
+            "polish": 0,
             "prior": "popularity",
             "validation_users": 1000,
         },
@@ -293,6 +294,13 @@ def _recipe() -> list[Method]:
             "recipe",
             {"model": "canet", "router_table": "own"},
             "the router has its own item table, as in the paper",
+        ),
+        Method(
+            "canet-unpolished",
+            "CANet, not polished",
+            "recipe",
+            {"model": "canet", "polish": 0},
+            "no epochs for the two routes that serve, after those for all",
         ),
         Method(
             "canet-selftaught",

@@ -76,7 +76,8 @@ def polish(
 ) -> tuple[Canet, dict[str, Any]]:
     """Train the routes that will serve for ``config.polish`` more epochs, and keep that if it pays.
 
-    After an epoch in which validation users have not gained, the others are spared.
+    The first epochs, at the highest rates, may cost what the last ones bring back. But where validation users
+    have lost more than a standard error, the epochs that are left are spared.
 
     Args:
         canet: the best epoch's weights; they are left as they are.
@@ -107,13 +108,14 @@ def polish(
     for polished in _epochs(deepcopy(net), net, config, dataset, served, reporter, stop):
         epochs += 1
         gap = paired(_quality(polished, config, choosing, served), before)
-        if gap["value"] <= 0:
+        reporter.note(
+            f"polished, epoch {epochs}/{config.polish}: {gap['value']:+.4f} ± {gap['se']:.4f} NDCG@10 "
+            f"on {len(choosing):,} validation users"
+        )
+        if gap["value"] < -gap["se"]:
             break
     kept = epochs == config.polish and is_better(gap, SURE)
-    said = f"{gap['value']:+.4f} ± {gap['se']:.4f} NDCG@10 on {len(choosing):,} validation users"
-    reporter.note(
-        f"polished for {epochs} of {config.polish} epochs, {said}: {'kept' if kept else 'not kept'}"
-    )
+    reporter.note("polishing pays and is kept" if kept else "polishing does not pay and is not kept")
     summary |= {"epochs": epochs, "gain": gap, "kept": kept}
     return (replace(canet, supernet=polished) if kept else canet), summary
 
