@@ -167,3 +167,19 @@ def test_the_share_follows_the_order_that_the_router_really_has() -> None:
     assert tight.share == pytest.approx(0.3) and tight.cost <= 1.9 and tight.budget_met
     missed = choose_share(found, ladder, np.arange(USERS) / USERS, COSTS, 1.1)
     assert missed.share == SHARES[0] and not missed.budget_met
+
+
+def test_a_share_is_chosen_by_whom_it_serves_not_by_what_choosing_adds() -> None:
+    """Half of the users gain much by the larger route, a quarter a little: choosing adds most at half."""
+    actual = users(0.3, 0.3, 0.3)
+    gains = np.where(RISING > 0.5, 0.2, np.where(RISING > 0.25, 0.002, -0.2))
+    gains += 0.3 * np.random.default_rng(0).standard_normal(USERS)  # so that nothing is sure
+    actual[1:] += gains
+    found = judged(actual)
+    ladder, _ = choose_ladder(found, COSTS, 4.0, "entropy")
+    chosen = choose_share(found, ladder, np.arange(USERS) / USERS, COSTS, 4.0)
+    served = {share: gains[int((1 - share) * USERS) :].sum() for share in SHARES}
+    added = {share: served[share] - share * gains.sum() for share in SHARES}
+    best = max(served, key=served.__getitem__)
+    assert chosen.share == best != max(added, key=added.__getitem__)
+    assert (chosen.small, chosen.large) == (ladder.small, ladder.large)

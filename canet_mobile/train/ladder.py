@@ -143,6 +143,9 @@ def choose_share(
 ) -> Ladder:
     """The same two routes with the share of users that serves best in an order that is not perfect.
 
+    Shares of one pair are told apart by how well they serve, of which the gain of choosing is a part. Of
+    equals the cheaper one is taken.
+
     Args:
         judged: as for :func:`choose_ladder`, and so are ``costs``, ``allowed`` and ``most``.
         ladder: its routes.
@@ -151,7 +154,7 @@ def choose_share(
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
     tried = _ladders(judged, pair, ladder.first, order, _Limits(costs, allowed, most))
     within = [row for row in tried if row.ladder.budget_met]
-    return _best(within or tried[:1], gain=True).ladder
+    return max(within or tried[:1], key=lambda row: (row.value, -row.ladder.cost)).ladder
 
 
 def _ladders(

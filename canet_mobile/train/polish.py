@@ -31,7 +31,7 @@ from canet_mobile.model.supernet import Supernet
 from canet_mobile.train.advice import divide_users
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.judging import doubts, judge
-from canet_mobile.train.ladder import Ladder, choose_ladder, escalated
+from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, escalated, order_of
 from canet_mobile.train.losses import sandwich_loss
 from canet_mobile.train.neighbours import find_neighbours
 from canet_mobile.train.objectives import Tutor, asks_neighbours, follow
@@ -125,13 +125,11 @@ def _serve(
 ) -> tuple[Ladder, Served]:
     """The ladder of today's weights, and who goes where by the label itself."""
     spending = spending_of(config, net.config.items)
-    ladder, _ = choose_ladder(
-        judge(net, choosing, config.seen, reporter),
-        spending.routes,
-        spending.allowed(config.budget),
-        config.router_label,
-        config.escalate,
-    )
+    judged = judge(net, choosing, config.seen, reporter)
+    limits = (spending.routes, spending.allowed(config.budget))
+    ladder, _ = choose_ladder(judged, *limits, config.router_label, config.escalate)
+    label = order_of(judged, ladder.first, judged.routes.index(ladder.small))
+    ladder = choose_share(judged, ladder, label, *limits, config.escalate)
     small, large = (config.space.routes[route_id] for route_id in (ladder.small, ladder.large))
     unsure = doubts(net, held_out(dataset, "validation"), small, config.seen)
     order = unsure if ladder.first == "entropy" else -unsure
