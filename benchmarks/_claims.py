@@ -29,7 +29,6 @@ POLISH_HEADER = (
 # with it, where a mark does not say so.
 DEFAULTS = {
     "canet": "",
-    "canet-unpolished": "",
     "canet-selftaught": "",
     "canet-closed": "",
     "canet-fixed": " (both with fixed windows)",
@@ -131,7 +130,7 @@ def parts_rows(data: str, found: Records, titles: dict[str, str]) -> str:
 
 def polish_rows(data: str, found: Records) -> str:
     """What validation users said of polishing, seed by seed; nothing of a data set where it was not tried."""
-    tried = [record for record in found.get("canet", []) if record.get("polish")]
+    tried = [record for record in found.get("canet-polished", []) if record.get("polish")]
     if not tried:
         return ""
     each = [record["polish"] for record in tried]

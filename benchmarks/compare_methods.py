@@ -38,7 +38,7 @@ EVALUATED = 25_000  # test users at most, evenly spaced
 EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
 ROUTERS = ("canet-entropy", "canet-own")
 # Methods that take another's keys; their pins say what they differ in.
-GROUPS = {"canet-unpolished": "canet", "canet-selftaught": "canet"}
+GROUPS = {"canet-polished": "canet", "canet-selftaught": "canet"}
 NOT_IMPORT = ("source", "methods", "seeds")
 
 

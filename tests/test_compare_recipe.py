@@ -48,7 +48,7 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     document = compare(data, plan, tmp_path / "out", force=False, say=lambda text: None)
     assert not any(row["failures"] for row in document["methods"])
     assert [row["name"] for row in document["methods"]] == [
-        "canet", "canet-entropy", "canet-own", "canet-unpolished", "canet-selftaught", "canet-unaveraged",
+        "canet", "canet-entropy", "canet-own", "canet-polished", "canet-selftaught", "canet-unaveraged",
         "canet-fixed",
         "canet-closed", "canet-untied", "canet-rows",
     ]  # fmt: skip

@@ -268,11 +268,11 @@ def test_a_part_is_compared_with_the_default_of_its_day(monkeypatch: pytest.Monk
     assert claims_row("shop", found).startswith("| shop (1) | ")
     assert claims_row("shop", {"canet": [closed]}).startswith("| shop (1) † | ")
     assert claims_row("shop", {"canet-selftaught": [alone]}).startswith("| shop (1) ‡ | 0.1800 ")
-    polished, before = (_record(0, 0.22), {**today, "config": {**today["config"], "polish": 0}})
-    both = {"canet": [polished], "canet-unpolished": [before], "canet-selftaught": [alone]}
-    titles = {"canet-unpolished": "not polished", "canet-selftaught": "alone"}
+    both = {"canet": [today], "canet-polished": [_record(0, 0.25)], "canet-selftaught": [alone]}
+    both["canet-polished"][0]["config"]["polish"] = 3
+    titles = {"canet-polished": "polished", "canet-selftaught": "alone"}
     lines = [line.strip("| ").split(" | ")[1:5] for line in parts_rows("shop", both, titles).splitlines()]
-    assert lines == [["not polished", "0.2200", "0.2000", "1.100"], ["alone", "0.2000", "0.1800", "1.111"]]
+    assert lines == [["polished", "0.2000", "0.2500", "0.800"], ["alone", "0.2000", "0.1800", "1.111"]]
     more = {"canet": [today], "canet-selftaught": [alone, {**alone, "seed": 1}]}
     assert claims_row("shop", more).startswith("| shop (2) ‡ | 0.1800 "), "the seeds count"
 
@@ -286,10 +286,12 @@ def test_what_polishing_gained_is_told_seed_by_seed(monkeypatch: pytest.MonkeyPa
         {**_record(seed, 0.2), "polish": {"users": 2000, "gain": gap, "epochs": epochs, "kept": gap is gain}}
         for seed, gap, epochs in ((0, gain, 3), (1, loss, 1))
     ]
-    assert polish_rows("shop", {"canet": [*records, _record(2, 0.2)]}) == (
+    for record in records:
+        record["config"]["polish"] = 3
+    assert polish_rows("shop", {"canet-polished": [*records, _record(2, 0.2)]}) == (
         "| shop (2) | 2,000 | +0.0034 ± 0.0010, -0.0020 ± 0.0005 | 3 of 3, 1 of 3 | yes, no |\n"
     )
-    assert polish_rows("shop", {"canet": [_record(2, 0.2)]}) == ""
+    assert polish_rows("shop", {"canet-polished": [_record(2, 0.2)]}) == ""
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:

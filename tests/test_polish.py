@@ -173,14 +173,13 @@ def test_doubts_are_those_of_judging(shop: Dataset) -> None:
 
 
 def test_which_runs_end_with_it() -> None:
-    assert (
-        TrainConfig().polish > 0 and polishes(TrainConfig(), "epochs") and polishes(TrainConfig(), "patience")
-    )
-    assert polishes(TrainConfig(recipe="rows"), "epochs")
-    assert not polishes(TrainConfig(), "max_minutes")
-    assert not polishes(TrainConfig(polish=0), "epochs")
-    assert not polishes(TrainConfig(recipe="paper"), "epochs")
-    assert not polishes(TrainConfig(model="gru4rec"), "epochs")
+    asked = TrainConfig(polish=3)
+    assert polishes(asked, "epochs") and polishes(asked, "patience")
+    assert polishes(replace(asked, recipe="rows"), "epochs")
+    assert not polishes(asked, "max_minutes")
+    assert not polishes(TrainConfig(), "epochs"), "it has not paid on three data sets"
+    assert not polishes(replace(asked, recipe="paper"), "epochs")
+    assert not polishes(replace(asked, model="gru4rec"), "epochs")
 
 
 def test_a_run_is_polished_before_its_router_is_fitted(shop: Dataset, polished: Run, tmp_path: Path) -> None:

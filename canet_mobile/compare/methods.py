@@ -88,7 +88,6 @@ PRESETS = {
             "warmup_steps": 30,
             **CLOSED,
             "cooccurrence": 0.0,
-            "polish": 0,
             "prior": "popularity",
             "validation_users": 1000,
         },
@@ -296,11 +295,11 @@ def _recipe() -> list[Method]:
             "the router has its own item table, as in the paper",
         ),
         Method(
-            "canet-unpolished",
-            "CANet, not polished",
+            "canet-polished",
+            "CANet, polished",
             "recipe",
-            {"model": "canet", "polish": 0},
-            "no epochs for the two routes that serve, after those for all",
+            {"model": "canet", "polish": 3},
+            "three epochs more for the two routes that serve, kept where validation users gain",
         ),
         Method(
             "canet-selftaught",

@@ -106,7 +106,7 @@ class TrainConfig:
     prior: str = "none"
     average: float = 0.5
     cooccurrence: float = 0.25
-    polish: int = 3
+    polish: int = 0
     dropout: float = 0.2
     clip: float = 5.0
     patience: int = 3
