@@ -54,6 +54,7 @@ def test_another_router_takes_the_supernet_of_the_same_seed(
     ]  # fmt: skip
     supernets = (
         "sandwich 0.5 auto shared 0.1 True",
+        "sandwich 0.5 auto shared 0.1 True",  # the polished one goes on by itself
         "sandwich 0.0 auto shared 0.1 True",
         "sandwich 0.5 auto shared 0.1 False",
         "sandwich 0.5 auto shared 0.0 True",
