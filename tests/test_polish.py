@@ -118,9 +118,10 @@ def test_a_gain_that_may_be_luck_is_not_kept(shop: Dataset, monkeypatch: pytest.
 def test_a_loss_that_is_not_finite_ends_it(shop: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     config = small(**LEARNS)
-    before = fresh(config, shop)
-    after, found = polish(before, config, shop, Silent(), never)
+    before, heard = fresh(config, shop), Notes()
+    after, found = polish(before, config, shop, heard, never)
     assert after is before and found["epochs"] == 0 and not found["kept"]
+    assert heard.notes[-2] == "warning: the loss is not finite in epoch 1 of polishing, step 1"
 
 
 @pytest.mark.parametrize("average", [0.0, 0.5])

@@ -174,6 +174,9 @@ def _epochs(
             seq, targets = (torch.from_numpy(part).to(device) for part in windows.batch(batch))
             loss = _loss(net, tutor, served.parts(windows.users[batch]), seq, targets.long())
             if not math.isfinite(float(loss.detach())):
+                reporter.note(
+                    f"warning: the loss is not finite in epoch {epoch + 1} of polishing, step {done}"
+                )
                 return
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip)
