@@ -15,6 +15,7 @@ import torch
 from conftest import make_dataset
 from training_toys import assert_same, small, weights
 
+from canet_mobile.cli.train import summary
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.record import make_record
@@ -27,7 +28,8 @@ from canet_mobile.train.losses import sandwich_loss
 from canet_mobile.train.objectives import Tutor
 from canet_mobile.train.polish import Served, StopAsked, polish, polishes
 from canet_mobile.train.reporter import Silent
-from canet_mobile.train.run import Run, find_run, load_model, open_dataset
+from canet_mobile.train.reroute import reroute
+from canet_mobile.train.run import Run, find_run, load_canet, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, resume, train
 
 # Few epochs leave much to learn; a rate of 1 leaves nothing of what was learned.
@@ -192,6 +194,17 @@ def test_a_run_is_polished_before_its_router_is_fitted(shop: Dataset, polished: 
     assert better > before
     assert make_record("canet", polished, shop, {})["polish"] == polished.manifest["polish"]
     assert make_record("canet", plain, shop, {})["polish"] is None
+
+
+def test_a_new_router_tells_of_the_polished_supernet_it_got(
+    shop: Dataset, polished: Run, tmp_path: Path
+) -> None:
+    rerouted = reroute(polished, shop, tmp_path / "rerouted", {"escalate": 0.5})
+    assert rerouted.manifest["polish"] == polished.manifest["polish"]
+    gain = polished.manifest["polish"]["gain"]
+    told = f"polished       +{gain['value']:.4f} ± {gain['se']:.4f} NDCG@10 on 150 validation users, kept"
+    assert told in summary(polished).splitlines() and told in summary(rerouted).splitlines()
+    assert torch.equal(load_canet(rerouted).supernet.item_table, load_canet(polished).supernet.item_table)
 
 
 class StopInPolishing(Silent):

@@ -136,6 +136,10 @@ def summary(run: Any) -> str:
     )
     if progress["best_epoch"] + 1 == progress["epoch"] and progress["epoch"] > 1:
         lines.append(f"               {NEVER_STOPS_BEST}")
+    if polished := run.manifest.get("polish"):
+        gained = f"{polished['gain']['value']:+.4f} ± {polished['gain']['se']:.4f} NDCG@10"
+        kept = "kept" if polished["kept"] else "not kept"
+        lines.append(f"polished       {gained} on {polished['users']:,} validation users, {kept}")
     if routing:
         found = routing["validation"]
         shares = ", ".join(f"{entry} {share:.0%}" for entry, share in found["routes"].items())

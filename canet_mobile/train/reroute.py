@@ -62,6 +62,8 @@ def reroute(
         model, routing = _distilled(run, config, dataset, reporter or Silent())
         routing["supernet_of"] = {"run": run.name, "checkpoint_sha256": run.checkpoint_sha256}
         made.manifest["routing"] = routing
+        if "polish" in run.manifest:  # the supernet is that one
+            made.manifest["polish"] = run.manifest["polish"]
         state = LoopState(**run.manifest["progress"])
         store = Store(made, model, config)
         store.weights("model", state.step)
