@@ -54,10 +54,32 @@ def spread(gaps: list[dict[str, float]]) -> float:
     return max(over_users, over_seeds([gap["value"] for gap in gaps])["se"] or 0.0)
 
 
-def claims_row(data: str, found: Records) -> str:
+def against_itself(ours: list[dict[str, Any]], together: dict[str, Any] | None) -> tuple[float, str]:
+    """CANet over its largest route, and NDCG@10 gained over random routing with its standard error.
+
+    Args:
+        ours: its records, one per seed.
+        together: the record of routing_over_seeds.py, on all test users; used if it is of the same seeds.
+    """
+    if together is not None and [s["seed"] for s in together["seeds"]] == [r["seed"] for r in ours]:
+        quality, largest = (mean([s[name] for s in together["seeds"]]) for name in ("ndcg10", "largest"))
+        gap = together["random"]
+        return quality / largest, f"{gap['value']:+.4f} ± {max(gap['se_users'], gap['se_seeds'] or 0.0):.4f}"
+    seen = ours[0]["config"]["seen"]
+    each = [record["evaluation"] for record in ours]
+    quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
+    largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
+    gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
+    against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
+    if not against:
+        return quality / largest, "one route"
+    return quality / largest, f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}"
+
+
+def claims_row(data: str, found: Records, together: dict[str, Any] | None = None) -> str:
     """The line of one data set under the protocol of its validation; nothing without a record of CANet.
 
-    A ratio compares seeds that both have.
+    A ratio compares seeds that both have; ``together`` as for :func:`against_itself`.
     """
     ours = default_runs(found)
     if not ours:
@@ -67,24 +89,22 @@ def claims_row(data: str, found: Records) -> str:
     cost = mean([evaluation["costs"]["paper_mflops"] for evaluation in each])
     full = each[0]["costs"]["sasrec_full_paper_mflops"]
     quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
-    largest = mean([evaluation["routes"][-1][seen]["ndcg@10"] for evaluation in each])
+    of_largest, over_random = against_itself(ours, together)
     papers = found.get("canet-paper", [])
     plain = {name: seeds for name, seeds in found.items() if is_plain_sasrec(name)}
     nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
-    gaps = [evaluation["routing"]["random"] for evaluation in each if evaluation["routing"]["random"]]
-    against = [gap[seen]["difference"]["ndcg@10"] for gap in gaps]
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (
         f"{data} ({len(ours)}){mark(ours[0])}",
         f"{quality:.4f} ± {mean([evaluation['routed'][seen]['se_ndcg@10'] for evaluation in each]):.4f}",
         f"{cost / full:.0%}",
         _against(ours, plain.get("sasrec-full", []), seen),
-        f"{quality / largest:.3f}",
+        f"{of_largest:.3f}",
         f"{_against(ours, plain.get(nearest, []), seen)}{size}",
         _against(ours, papers, seen) + (f" ({mean(list(map(_cost, papers))) / full:.0%})" if papers else ""),
         f"{quality / each[0]['floors']['markov'][seen]['ndcg@10']:.2f}",
-        f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}" if against else "one route",
+        over_random,
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
         ", ".join(_advice(record) for record in ours),
         _as_advised(ours, seen),

@@ -58,6 +58,7 @@ converged: the time of two shared cores, or minutes of a GPU, were the limit. Ev
 by the first of these commands, or by `canet-mobile compare` (docs/compare.md):
 
     python benchmarks/compare_methods.py --data-root DIR
+    python benchmarks/routing_over_seeds.py --data-root DIR DATA_SET...
     python benchmarks/results_table.py
 
 where DIR holds the public data sets named in `benchmarks/experiments.toml`. What was not run is listed as such.
@@ -67,7 +68,10 @@ where DIR holds the public data sets named in `benchmarks/experiments.toml`. Wha
 CANet by the recipe of `train`'s defaults, with the epochs, dropout and windows that `benchmarks/experiments.toml` gives to
 all methods of a data set, under the protocol of its validation. Ratios are of NDCG@10: to SASRec-full, to the largest route
 of its own supernet, to the plain SASRec nearest in cost, to CANet trained by the paper's recipe, to a first-order Markov
-chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. The last columns are
+chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. Two columns set a model
+beside itself, the largest route and random routing: these are over all test users where `routing_over_seeds.py` has been run
+(`benchmarks/results/routing/`), also where the others are over 25,000 of them. What users gain by being routed is averaged
+over seeds first, and the standard error is then taken over users, or over seeds if that is larger. The last columns are
 what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
 are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
 where a † says otherwise; the other methods were recorded when blocks still started closed. ‡ is CANet from before
@@ -116,6 +120,12 @@ def records(data: str) -> dict[str, list[dict[str, Any]]]:
         found, key=lambda name: (name.startswith(("sasrec", "canet")), name.startswith("canet"), name)
     )
     return {name: sorted(found[name], key=lambda record: record["seed"]) for name in order}
+
+
+def together(data: str) -> dict[str, Any] | None:
+    """What routing_over_seeds.py found on a data set."""
+    path = HERE / "results" / "routing" / f"{data}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def pair(each: list[dict[str, Any]]) -> str:
@@ -281,7 +291,7 @@ def main() -> None:
     parser.parse_args()
     sets = {data: records(data) for data in EXPERIMENTS}
     sections = "".join(section(data, found) for data, found in sets.items())
-    claims = CLAIMS_HEADER + "".join(claims_row(data, found) for data, found in sets.items())
+    claims = CLAIMS_HEADER + "".join(claims_row(data, found, together(data)) for data, found in sets.items())
     exchanged = {name: method.title for name, method in METHODS.items() if method.group == "recipe"} | RETIRED
     parts = PARTS_HEADER + "".join(parts_rows(data, found, exchanged) for data, found in sets.items())
     polished = POLISH_HEADER + "".join(polish_rows(data, found) for data, found in sets.items())

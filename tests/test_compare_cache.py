@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compare_toys import TINY, TINY_SET, plan, quiet, rows
 from conftest import make_dataset
@@ -61,6 +62,24 @@ def test_other_threads_are_the_same_run_and_other_users_only_another_judgement(
     monkeypatch.setattr(trainer, "train", None)
     runs.run_job(job(limit=20), quiet)
     assert job(limit=20).cached()["evaluation"]["users"] == 20
+
+
+def test_a_judgement_without_gains_is_made_again(
+    compared_data: Dataset, compared: Path, document: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders from before gains were kept: judged again, not trained again."""
+    copy, kept = shutil.copytree(compared, tmp_path / "copy"), {}
+    for path in (copy / "runs").glob("*/users.npz"):
+        with np.load(path) as arrays:
+            kept[path] = {name: arrays[name] for name in arrays.files}
+        np.savez_compressed(path, **{k: v for k, v in kept[path].items() if not k.startswith("over_")})
+    monkeypatch.setattr(trainer, "train", None)
+    again = compare(compared_data, plan("fpmc", "canet", seeds=2), copy, force=False, say=quiet)
+    assert rows(again)["canet"] == rows(document)["canet"]
+    for path, arrays in kept.items():
+        if path.parent.name.startswith("canet.seed"):
+            with np.load(path) as made:
+                assert all(np.array_equal(made[name], arrays[name]) for name in arrays)
 
 
 def test_an_interrupted_comparison_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_the_values_kept_per_user_are_those_of_the_evaluation(document: dict, co
             if evaluation["routing"] is not None:
                 histogram = evaluation["routing"]["histogram"]
                 assert np.bincount(users["route"], minlength=len(histogram)).tolist() == histogram
+                for name, protocol in itertools.product(("random", "best_fixed"), ("keep", "exclude")):
+                    gain, told = users[f"over_{name}_{protocol}"], evaluation["routing"][name][protocol]
+                    error = gain.std(ddof=1) / len(gain) ** 0.5
+                    assert told["difference"]["ndcg@10"] == pytest.approx(
+                        {"value": gain.mean(), "se": error}, abs=1e-6
+                    )
+
+
+def test_the_error_over_users_is_that_of_each_ones_mean_over_seeds(document: dict, compared: Path) -> None:
+    row = rows(document)["canet-paper"]
+    for name, protocol in itertools.product(("random", "best_fixed"), ("keep", "exclude")):
+        gains = []
+        for run in row["runs"]:
+            with np.load(compared / "runs" / run["directory"] / "users.npz") as users:
+                gains.append(users[f"over_{name}_{protocol}"].astype(np.float64))
+        difference = row["routing"][name][protocol]["difference"]
+        each = np.mean(gains, axis=0)
+        assert difference["mean"] == pytest.approx(each.mean(), abs=1e-6)
+        assert difference["se_users"] == pytest.approx(each.std(ddof=1) / len(each) ** 0.5, abs=1e-6)
+        assert difference["se_users"] > 0
 
 
 def test_pairs_are_the_differences_of_the_means(document: dict) -> None:
@@ -235,6 +256,14 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     ]  # fmt: skip
     assert [entry for entry, *_ in twins(found)] == ["e16_h16_d2", "e8_h8_d1"]
     assert claims_row("shop", {"sasrec-8x1": found["sasrec-8x1"]}) == ""
+    routed = {"seeds": [{"seed": seed, "ndcg10": 0.30, "largest": 0.24} for seed in (0, 1)]}
+    routed["random"] = {"value": 0.003, "se_users": 0.0006, "se_seeds": 0.0009}
+    other = claims_row("shop", found, routed).strip("|\n ").split(" | ")
+    assert {(a, b) for a, b in zip(cells, other, strict=True) if a != b} == {
+        ("0.833", "1.250"), ("+0.0040 ± 0.0010", "+0.0030 ± 0.0009"),
+    }, "a model beside itself, on all test users"  # fmt: skip
+    routed["seeds"].pop()
+    assert claims_row("shop", found, routed) == claims_row("shop", found), "of other seeds"
     alone = claims_row("shop", {"canet": [_record(0, 0.2)]})
     assert alone.count("not run") == 4 and alone.endswith(" – | – |\n")
 

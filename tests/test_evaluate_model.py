@@ -14,7 +14,7 @@ from evaluation_toys import random_histories, toy_canet, toy_dataset
 from canet_mobile.cli.evaluate import evaluate as command
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate import costs, evaluation
+from canet_mobile.evaluate import costs, references
 from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.report import evaluation_text
@@ -252,4 +252,4 @@ def test_a_wrong_document_is_not_saved(document, tmp_path: Path) -> None:
 
 
 def test_chosen_by_is_said_in_the_document(document) -> None:
-    assert document["routing"]["chosen_by"] == evaluation.CHOSEN_BY
+    assert document["routing"]["chosen_by"] == references.CHOSEN_BY

@@ -10,7 +10,7 @@ import numpy as np
 
 from canet_mobile import __version__
 from canet_mobile.compare.contrasts import JUDGED_BY, improvement, pairs, same_cost, twins
-from canet_mobile.compare.judge import compact
+from canet_mobile.compare.judge import REFERENCES, compact, gain_over
 from canet_mobile.compare.methods import Method
 from canet_mobile.compare.runs import Outcome
 from canet_mobile.compare.statistics import over_seeds
@@ -19,7 +19,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.popularity import head_users
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
-from canet_mobile.evaluate.metrics import METRICS, Values, metric
+from canet_mobile.evaluate.metrics import METRICS, Values, metric, standard_error
 from canet_mobile.evaluate.record import converged
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.space import RoutingSpace
@@ -190,9 +190,12 @@ def _routing(
         for route, everybody, of_tail in zip(space, shares["all"], shares["tail"], strict=True)
         if everybody or of_tail
     ]
-    for name in ("random", "best_fixed"):
+    for name in REFERENCES:
         found = [routing[name] for routing in routings]
-        result[name] = None if None in found else {p: _reference(found, p) for p in PROTOCOLS}
+        result[name] = None
+        if None not in found:
+            gains = {p: [seed[gain_over(name, p)] for seed in users] for p in PROTOCOLS}
+            result[name] = {p: _reference([seed[p] for seed in found], gains[p]) for p in PROTOCOLS}
     return result | {"points": _points(routings), "largest": _largest(evaluations)}
 
 
@@ -216,13 +219,13 @@ def _shares(route_ids: Any, routes: int) -> Any:
     return np.bincount(route_ids, minlength=routes) / max(1, len(route_ids))
 
 
-def _reference(found: Sequence[Mapping[str, Any]], protocol: str) -> dict[str, Any]:
-    """Routed against a reference: mean difference over seeds, standard errors over users and over seeds."""
-    each = [reference[protocol] for reference in found]
-    gaps = [reference["difference"][JUDGED_BY] for reference in each]
-    difference = over_seeds([gap["value"] for gap in gaps])
-    # Seeds share their users, so more seeds hardly shrink this error: the mean is the safe side.
-    difference["se_users"] = float(np.mean([gap["se"] for gap in gaps]))
+def _reference(each: Sequence[Mapping[str, Any]], gains: Sequence[Values]) -> dict[str, Any]:
+    """Routed against a reference: mean difference over seeds, standard errors over users and over seeds.
+
+    Seeds share their users, whose gains need not be alike: the error is that of each user's mean over seeds.
+    """
+    difference = over_seeds([reference["difference"][JUDGED_BY]["value"] for reference in each])
+    difference["se_users"] = standard_error(np.mean(gains, axis=0, dtype=np.float64))
     result: dict[str, Any] = {
         JUDGED_BY: over_seeds([reference[JUDGED_BY] for reference in each]),
         "difference": difference,

@@ -2,7 +2,7 @@
 
     <folder>/runs/<method>.seed<n>.<key>/run/          the run directory that training makes and resumes
                                          record.json   what came out (evaluate/record.py), written last
-                                         users.npz     rank and route of every judged user
+                                         users.npz     rank, route and gains of every judged user
                                          failed.txt    why it failed, with the traceback
 
 The key is a hash of configuration, data set content and code version, so a changed option is a new job and a
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from canet_mobile.accelerator import choose_device, move
-from canet_mobile.compare.judge import judge
+from canet_mobile.compare.judge import is_complete, judge
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.evaluate.record import make_record
@@ -89,7 +89,8 @@ class Job:
             return None
         record = read_json(path)
         same = record["key"] == self.key and record["evaluation"]["limit"] == self.limit
-        return record if same else None
+        with np.load(self.directory / USERS, allow_pickle=False) as arrays:
+            return record if same and is_complete(record["evaluation"], arrays.files) else None
 
     def users(self) -> dict[str, Any]:
         """The arrays of :func:`judge`, one entry per judged user."""

@@ -6,6 +6,7 @@ The document is schemas/evaluation.schema.json; every command that quotes an acc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,9 @@ from canet_mobile.data.split import HeldOut, Split, held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate import routing
 from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
-from canet_mobile.evaluate.metrics import METRICS, Ranks, Values, metric
+from canet_mobile.evaluate.metrics import Values, metric
 from canet_mobile.evaluate.points import operating_points
+from canet_mobile.evaluate.references import Gains, against_references, gaps
 from canet_mobile.evaluate.scoring import (
     PROTOCOLS,
     TargetRanks,
@@ -37,9 +39,26 @@ from canet_mobile.model.recommender import Model, Recommender
 from canet_mobile.schema import validate
 
 SCHEMA_VERSION = 1
-CHOSEN_BY = "ndcg@10"
 Routes = Literal["all", "routed"]
 Report = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class PerUser:
+    """What an evaluation knows of every judged user, in one order.
+
+    Args:
+        users: their numbers, [n] int64.
+        ranks: of the target as routed, [n].
+        routes: ids, [n] int64; zeros where there are no routes.
+        gains: NDCG@10 as routed minus that of ``random`` and ``best_fixed``, as the document's ``routing``
+            has them on average; empty where it has not.
+    """
+
+    users: routing.Ints
+    ranks: TargetRanks
+    routes: routing.Ints
+    gains: Gains = field(default_factory=dict)
 
 
 def evaluate_model(
@@ -51,7 +70,20 @@ def evaluate_model(
     routes: Routes = "all",
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model on a split under both seen protocols.
+    """Evaluate a model on a split under both seen protocols: :func:`evaluate_users` without the users."""
+    return evaluate_users(model, dataset, split, limit, routes=routes, report=report)[0]
+
+
+def evaluate_users(
+    model: Model,
+    dataset: Dataset,
+    split: Split = "test",
+    limit: int | None = None,
+    *,
+    routes: Routes = "all",
+    report: Report | None = None,
+) -> tuple[dict[str, Any], PerUser]:
+    """Evaluate a model on a split under both seen protocols, and tell of every user.
 
     Args:
         model: in eval mode. A CANet without a router and with one route is judged as a plain SASRec; a
@@ -64,7 +96,7 @@ def evaluate_model(
         report: called with a stage and how much of it is done.
 
     Returns:
-        A document of schemas/evaluation.schema.json with ``run`` None.
+        A document of schemas/evaluation.schema.json with ``run`` None, and what it says of each user.
 
     Raises:
         CanetError: the model and the data set have different items.
@@ -79,9 +111,10 @@ def evaluate_model(
     queries = held_out(dataset, split, limit=limit)
     if isinstance(model, Canet):
         on_validation = held_out(dataset, "validation", limit=limit) if split != "validation" else None
-        routed, judged = _judge_canet(model, queries, split, on_validation, routes == "all", report)
+        per_user, judged = _judge_canet(model, queries, split, on_validation, routes == "all", report)
     else:
-        routed, judged = _judge_method(model, queries, report)
+        per_user, judged = _judge_method(model, queries, report)
+    routed = per_user.ranks
     floors = count_training(dataset)
     floor_ranks = {
         "popularity": popularity_ranks(floors, queries),
@@ -106,7 +139,7 @@ def evaluate_model(
         "groups": _groups(dataset, queries, routed),
         **judged,
     }
-    return document | {"verdict": verdict(document)}
+    return document | {"verdict": verdict(document)}, per_user
 
 
 def _judge_canet(
@@ -116,8 +149,8 @@ def _judge_canet(
     on_validation: HeldOut | None,
     all_routes: bool,
     report: Report | None,
-) -> tuple[TargetRanks, dict[str, Any]]:
-    """Ranks of a CANet or SASRec as routed, and what its document says of routes and costs."""
+) -> tuple[PerUser, dict[str, Any]]:
+    """Users of a CANet or SASRec as routed, and what its document says of routes and costs."""
     counter = partial(_stage, total=len(queries), report=report)
     route_ids = route_users(canet, queries)
     every = _rank_every(canet, queries, f"{split}: every route", report) if all_routes else None
@@ -129,12 +162,13 @@ def _judge_canet(
     if every is not None and on_validation is not None and len(canet.space) > 1:
         chooser = _rank_every(canet, on_validation, "validation: every route", report)
     spent = Costs.of(canet)
-    routing_found = None
+    routing_found: dict[str, Any] | None = None
+    gains: Gains = {}
     if canet.router is not None:
-        routing_found = _routing(route_ids, routed, every, chooser, spent)
+        routing_found, gains = against_references(route_ids, routed, every, chooser, spent)
         known = route_ids, routed
         routing_found["operating_points"] = operating_points(canet, queries, known, every, spent, counter)
-    return routed, {
+    return PerUser(queries.users, routed, route_ids, gains), {
         "model": "sasrec" if canet.router is None else "canet",
         "space": canet.space.to_json(),
         "costs": spent.summary(route_ids),
@@ -145,11 +179,12 @@ def _judge_canet(
 
 def _judge_method(
     model: Recommender, queries: HeldOut, report: Report | None
-) -> tuple[TargetRanks, dict[str, Any]]:
-    """Ranks of a compared method, and what its document says of costs."""
+) -> tuple[PerUser, dict[str, Any]]:
+    """Users of a compared method, and what its document says of costs."""
     routed = rank_model(model, queries, _stage("ranking", len(queries), report))
     spent = method_costs(model, queries)
-    return routed, {"model": model.name, "space": None, "costs": spent, "routing": None, "routes": None}
+    per_user = PerUser(queries.users, routed, np.zeros(len(queries), np.int64))
+    return per_user, {"model": model.name, "space": None, "costs": spent, "routing": None, "routes": None}
 
 
 def save_evaluation(directory: Path, document: dict[str, Any]) -> Path | None:
@@ -190,16 +225,11 @@ def _rank_every(canet: Canet, queries: HeldOut, name: str, report: Report | None
     return rank_all_routes(canet.supernet, queries, step)
 
 
-def _gaps(first: Ranks, second: Callable[[str], Values]) -> dict[str, dict[str, float]]:
-    """Paired difference of every metric: ranks against values per user of a named metric."""
-    return {name: routing.paired(metric(first, name), second(name)) for name in METRICS}
-
-
 def _difference(first: TargetRanks, second: TargetRanks) -> dict[str, dict[str, dict[str, float]]]:
     def values_under(protocol: str) -> Callable[[str], Values]:
         return lambda name: metric(second.under(protocol), name)
 
-    return {protocol: _gaps(first.under(protocol), values_under(protocol)) for protocol in PROTOCOLS}
+    return {protocol: gaps(first.under(protocol), values_under(protocol)) for protocol in PROTOCOLS}
 
 
 def _groups(dataset: Dataset, queries: HeldOut, routed: TargetRanks) -> dict[str, Any]:
@@ -208,58 +238,6 @@ def _groups(dataset: Dataset, queries: HeldOut, routed: TargetRanks) -> dict[str
         name: {"users": int(members.sum())} | routed[members].summaries()
         for name, members in (("head", head), ("tail", ~head))
     }
-
-
-def _routing(
-    route_ids: routing.Ints,
-    routed: TargetRanks,
-    every: TargetRanks | None,
-    chooser: TargetRanks | None,
-    spent: Costs,
-) -> dict[str, Any]:
-    counts = routing.histogram(route_ids, len(spent.rows))
-    result: dict[str, Any] = {
-        "histogram": counts.tolist(),
-        "routes_used": int((counts > 0).sum()),
-        "largest_share": float(counts.max() / counts.sum()),
-        "normalised_entropy": routing.normalised_entropy(counts),
-        "chosen_by": CHOSEN_BY,
-        "random": None,
-        "best_fixed": None,
-    }
-    if every is not None and chooser is not None:
-        budget = spent.average(route_ids)[0]
-        result["random"], result["best_fixed"] = {}, {}
-        for protocol in PROTOCOLS:
-            own, table = routed.under(protocol), every.under(protocol)
-            values = {name: metric(table, name) for name in METRICS}
-            drawn = {name: routing.random_routing(per_route, counts) for name, per_route in values.items()}
-            result["random"][protocol] = _means(drawn) | {"difference": _gaps(own, drawn.__getitem__)}
-            quality = metric(chooser.under(protocol), CHOSEN_BY).mean(1)
-            result["best_fixed"][protocol] = _best_fixed(own, values, quality, budget, spent)
-    return result
-
-
-def _best_fixed(
-    own: Ranks, values: dict[str, Values], quality: Values, budget: float, spent: Costs
-) -> dict[str, Any]:
-    paper = spent.column("paper_mflops")
-    mixture = routing.best_fixed(paper, quality, budget)
-    expected = {name: mixture.expected(per_route) for name, per_route in values.items()}
-    return {
-        "routes": [
-            {"id": route, "entry": spent.rows[route]["entry"], "weight": weight}
-            for route, weight in mixture.weights().items()
-        ],
-        "paper_mflops": round(float(mixture.expected(paper)), 3),
-        "validation": float(mixture.expected(quality)),
-        **_means(expected),
-        "difference": _gaps(own, expected.__getitem__),
-    }
-
-
-def _means(values: dict[str, Values]) -> dict[str, float]:
-    return {name: float(per_user.mean()) for name, per_user in values.items()}
 
 
 def _route_rows(spent: Costs, route_ids: routing.Ints, every: TargetRanks) -> list[dict[str, Any]]:

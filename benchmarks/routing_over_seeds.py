@@ -1,0 +1,150 @@
+"""What CANet's router buys, over every test user and the seeds of a data set together.
+
+    python benchmarks/routing_over_seeds.py --data-root DIR --work DIR s3rec-beauty amazon-beauty
+
+Takes the finished runs that compare_methods.py left in its work folder. There a model is judged on 25,000
+test users at most, with each of its routes; here on all of them, with the routes that its router takes and
+the largest one. Seeds share their users, but not what a user gains by being routed: gains are averaged over
+seeds first, and the standard error is that of these means over users.
+
+Writes benchmarks/results/routing/<data set>.json; `python benchmarks/results_table.py` reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compare_methods import RESULTS, dataset
+
+from canet_mobile.accelerator import choose_device, move
+from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.split import held_out
+from canet_mobile.errors import CanetError
+from canet_mobile.evaluate.metrics import Values, ndcg, standard_error
+from canet_mobile.evaluate.routing import histogram, paired, random_routing
+from canet_mobile.evaluate.scoring import rank_targets, route_users
+from canet_mobile.files import MANIFEST, write_json
+from canet_mobile.train.run import find_run, load_canet
+
+ROUTING = RESULTS / "routing"
+SAME = 1e-5  # NDCG@10: a rank near a tie may fall otherwise in another batch
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One run on every test user: NDCG@10 as routed, by random routing and by the largest route, [n] each."""
+
+    seed: int
+    protocol: str
+    routed: Values
+    drawn: Values
+    largest: Values
+    shares: dict[str, float]
+
+    @property
+    def gain(self) -> Values:
+        return self.routed - self.drawn
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "ndcg10": float(self.routed.mean()),
+            "largest": float(self.largest.mean()),
+            "random": paired(self.routed, self.drawn),
+            "routes": self.shares,
+        }
+
+
+def measure(directory: Path, data: Dataset) -> Seed:
+    """Route and rank every test user of a finished run."""
+    run = find_run(directory)
+    canet = move(load_canet(run), choose_device()).eval()
+    queries = held_out(data, "test")
+    taken, largest = route_users(canet, queries), len(canet.space) - 1
+    counts = histogram(taken, len(canet.space))
+    values = np.zeros((len(canet.space), len(queries)))
+    for route in np.union1d(np.flatnonzero(counts), [largest]):
+        ranks = rank_targets(canet.supernet, queries, np.full(len(queries), route))
+        values[route] = ndcg(ranks.under(run.config.seen), 10)
+    return Seed(
+        seed=run.config.seed,
+        protocol=run.config.seen,
+        routed=values[taken, np.arange(len(queries))],
+        drawn=random_routing(values, counts),
+        largest=values[largest],
+        shares={canet.space.routes[n].entry: float(counts[n] / counts.sum()) for n in np.flatnonzero(counts)},
+    )
+
+
+def refuse_another(found: Seed, data: Dataset) -> None:
+    """A run that is not the one on record must not stand beside it."""
+    path = RESULTS / f"{data.name}.canet.seed{found.seed}.json"
+    told = json.loads(path.read_text())["evaluation"]
+    judged = held_out(data, "test", limit=told["limit"]).users
+    among = np.isin(held_out(data, "test").users, judged)
+    for name, values, row in (
+        ("routed", found.routed, told["routed"]),
+        ("largest route", found.largest, told["routes"][-1]),
+    ):
+        here, there = float(values[among].mean()), row[found.protocol]["ndcg@10"]
+        if abs(here - there) > SAME:
+            sys.exit(f"{path.name}: {name} NDCG@10 {there:.6f}, but {here:.6f} with this run: not its model")
+
+
+def pooled(data: Dataset, seeds: list[Seed]) -> dict[str, Any]:
+    """What the seeds say together."""
+    gains = [found.gain for found in seeds]
+    each = over_seeds([float(gain.mean()) for gain in gains])
+    pairs = [float(np.corrcoef(*pair)[0, 1]) for pair in combinations(gains, 2)]
+    return {
+        "data": data.name,
+        "experiment": "canet",
+        "users": len(gains[0]),
+        "protocol": seeds[0].protocol,
+        "seeds": [found.to_json() for found in seeds],
+        "random": {
+            "value": each["mean"],
+            "se_users": standard_error(np.mean(gains, axis=0)),
+            "se_seeds": each["se"],
+            "correlation": float(np.mean(pairs)) if pairs else None,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", help="data sets")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA"))
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")
+    options = parser.parse_args()
+    for name in options.names:
+        data = dataset(name, Path(options.data_root) if options.data_root else None, options.work)
+        seeds = []
+        for directory in sorted((options.work / "runs").glob(f"{name}-canet-seed*")):
+            if json.loads((directory / MANIFEST).read_text())["status"] != "finished":
+                print(f"{directory.name}: not finished, left out", file=sys.stderr)
+                continue
+            seeds.append(measure(directory, data))
+            refuse_another(seeds[-1], data)
+            print(f"{directory.name}: {seeds[-1].to_json()}", file=sys.stderr)
+        if not seeds:
+            sys.exit(f"{name}: no finished run in {options.work / 'runs'}; train it with compare_methods.py")
+        write_json(ROUTING / f"{name}.json", pooled(data, seeds))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CanetError as error:
+        sys.exit(f"error: {error}")
