@@ -12,14 +12,12 @@ from conftest import make_dataset
 from canet_mobile.cli.main import run as cli
 from canet_mobile.compare.comparison import compare
 from canet_mobile.compare.methods import (
-    PRESETS,
-    base_config,
     is_plain_sasrec,
     known_methods,
     method_config,
     select,
-    typed_settings,
 )
+from canet_mobile.compare.presets import PRESETS, base_config, typed_settings
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.evaluate.costs import sasrec_paper_mflops

@@ -18,9 +18,7 @@ from conftest import make_dataset
 
 from canet_mobile.compare import runs
 from canet_mobile.compare.comparison import compare, failed
-from canet_mobile.compare.methods import (
-    base_config,
-)
+from canet_mobile.compare.presets import base_config
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.train import trainer
 from canet_mobile.train.config import TrainConfig
@@ -62,6 +60,11 @@ def test_other_threads_are_the_same_run_and_other_users_only_another_judgement(
     monkeypatch.setattr(trainer, "train", None)
     runs.run_job(job(limit=20), quiet)
     assert job(limit=20).cached()["evaluation"]["users"] == 20
+    users = job().directory / runs.USERS
+    users.write_bytes(users.read_bytes()[:100])
+    assert job(limit=20).cached() is None, "a file that was cut short is made again"
+    users.write_bytes(b"")
+    assert job(limit=20).cached() is None
 
 
 def test_a_judgement_without_gains_is_made_again(

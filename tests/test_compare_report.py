@@ -16,11 +16,8 @@ from compare_toys import rows
 
 from canet_mobile.compare.comparison import failed
 from canet_mobile.compare.formats import markdown
-from canet_mobile.compare.methods import (
-    GROUPS,
-    PRESETS,
-    known_methods,
-)
+from canet_mobile.compare.methods import GROUPS, known_methods
+from canet_mobile.compare.presets import PRESETS
 from canet_mobile.compare.svg import Box, Scale, place_label
 from canet_mobile.compare.tables import figure, main_table, point_table
 from canet_mobile.evaluate.metrics import ndcg

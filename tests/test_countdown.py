@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from canet_mobile.compare.countdown import countdown, effort
+from canet_mobile.compare.judge import OF_ALL
 from canet_mobile.compare.methods import known_methods, method_config
 from canet_mobile.compare.runs import RECORD, USERS, Job
 from canet_mobile.files import write_json
@@ -40,8 +42,10 @@ def test_a_quick_method_that_ends_first_promises_no_early_end(tmp_path: Path) ->
 
 def test_cached_runs_take_no_time(tmp_path: Path) -> None:
     jobs = [_job("sasrec-full", tmp_path, seed) for seed in range(3)]
-    write_json(jobs[0].directory / RECORD, {"key": jobs[0].key, "evaluation": {"limit": None}})
-    (jobs[0].directory / USERS).touch()
+    write_json(
+        jobs[0].directory / RECORD, {"key": jobs[0].key, "evaluation": {"limit": None, "routing": None}}
+    )
+    np.savez(jobs[0].directory / USERS, **{name: np.zeros(3) for name in OF_ALL})
     said: list[str] = []
     clock = iter([0.0, 600.0])
     ended = countdown(jobs, ITEMS, said.append, lambda: next(clock))

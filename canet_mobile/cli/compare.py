@@ -68,7 +68,7 @@ def compare(
     """
     from canet_mobile.compare.comparison import Plan, failed
     from canet_mobile.compare.comparison import compare as run_comparison
-    from canet_mobile.compare.methods import typed_settings
+    from canet_mobile.compare.presets import typed_settings
     from canet_mobile.compare.tables import main_table
     from canet_mobile.data.dataset import load_dataset
     from canet_mobile.data.embedded_set import embedded_dataset

@@ -18,7 +18,8 @@ from typing import Any
 from canet_mobile import __version__
 from canet_mobile.compare.countdown import countdown
 from canet_mobile.compare.document import Settings, build
-from canet_mobile.compare.methods import PRESETS, SAME, Method, base_config, method_config, same_cost, select
+from canet_mobile.compare.methods import SAME, Method, method_config, same_cost, select
+from canet_mobile.compare.presets import PRESETS, base_config
 from canet_mobile.compare.report import write_report
 from canet_mobile.compare.runs import Job, Outcome, Say, run_all, with_threads
 from canet_mobile.data.dataset import Dataset
@@ -39,7 +40,7 @@ class Plan:
     Args:
         models: names, groups, ``all`` or ``sasrec-WIDTHxDEPTH[-RECIPE]``.
         seeds: how many, 0 upwards.
-        preset: a key of :data:`canet_mobile.compare.methods.PRESETS`.
+        preset: a key of :data:`canet_mobile.compare.presets.PRESETS`.
         settings: configuration keys changed for every method.
         limit: test users to judge; None takes the preset's number.
         processes: jobs at a time.

@@ -15,6 +15,7 @@ from canet_mobile.model.recommender import Model
 
 BEYOND = 255  # ranks from here on are all the same to a top-20 metric
 REFERENCES = ("random", "best_fixed")
+OF_ALL = ("users", *PROTOCOLS, "route")
 
 
 def judge(
@@ -50,7 +51,8 @@ def is_complete(evaluation: Mapping[str, Any], arrays: Collection[str]) -> bool:
     """
     routing = evaluation["routing"] or {}
     told = [name for name in REFERENCES if routing.get(name) is not None]
-    return all(gain_over(name, protocol) in arrays for name in told for protocol in PROTOCOLS)
+    gains = [gain_over(name, protocol) for name in told for protocol in PROTOCOLS]
+    return set(arrays).issuperset((*OF_ALL, *gains))
 
 
 def compact(ranks: Ranks) -> np.ndarray[Any, Any]:

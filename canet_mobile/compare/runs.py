@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -83,14 +84,21 @@ class Job:
         return self.parent / f"{self.method}.seed{self.config.seed}.{self.key[:12]}"
 
     def cached(self) -> dict[str, Any] | None:
-        """The record, when the job is done for these users."""
+        """The record, when the job is done for these users and what was kept of them can be read."""
         path = self.directory / RECORD
         if not (path.is_file() and (self.directory / USERS).is_file()):
             return None
         record = read_json(path)
         same = record["key"] == self.key and record["evaluation"]["limit"] == self.limit
-        with np.load(self.directory / USERS, allow_pickle=False) as arrays:
-            return record if same and is_complete(record["evaluation"], arrays.files) else None
+        return record if same and is_complete(record["evaluation"], self._kept()) else None
+
+    def _kept(self) -> tuple[str, ...]:
+        """Names of the arrays in :data:`USERS`; none of a file that cannot be read."""
+        try:
+            with np.load(self.directory / USERS, allow_pickle=False) as arrays:
+                return tuple(arrays.files)
+        except (OSError, EOFError, ValueError, BadZipFile):
+            return ()
 
     def users(self) -> dict[str, Any]:
         """The arrays of :func:`judge`, one entry per judged user."""
