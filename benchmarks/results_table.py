@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import tomllib
-from _claims import HEADER as CLAIMS_HEADER
 from _claims import (
+    DOUBLE_DAGGER,
     PARTS_HEADER,
     POLISH_HEADER,
     claims_row,
@@ -27,6 +27,7 @@ from _claims import (
     spread,
     twins,
 )
+from _claims import HEADER as CLAIMS_HEADER
 
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
@@ -74,10 +75,13 @@ beside itself, the largest route and random routing: these are over all test use
 over seeds first, and the standard error is then taken over users, or over seeds if that is larger. The last columns are
 what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
 are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
-where a † says otherwise; the other methods were recorded when blocks still started closed. ‡ is CANet from before
-neighbours had a say in what the average teaches, and before a ladder was chosen by what it gains ("What the neighbours
-say", "The ladder", docs/training.md): the recipe of today has not been run there, or with fewer seeds.
+where a † says otherwise; the other methods were recorded when blocks still started closed.
 
+"""
+LEFT_BEHIND = f"""
+{DOUBLE_DAGGER.strip()} is CANet from before neighbours had a say in what the average teaches, and before a ladder was chosen by what it
+gains ("What the neighbours say", "The ladder", docs/training.md): the recipe of today has not been run there, or with
+fewer seeds.
 """
 
 
@@ -295,7 +299,10 @@ def main() -> None:
     exchanged = {name: method.title for name, method in METHODS.items() if method.group == "recipe"} | RETIRED
     parts = PARTS_HEADER + "".join(parts_rows(data, found, exchanged) for data, found in sets.items())
     polished = POLISH_HEADER + "".join(polish_rows(data, found) for data, found in sets.items())
-    (ROOT / "docs" / "results.md").write_text(INTRO + claims + PARTS + parts + POLISH + polished + sections)
+    note = LEFT_BEHIND if DOUBLE_DAGGER in claims else ""
+    (ROOT / "docs" / "results.md").write_text(
+        INTRO + claims + note + PARTS + parts + POLISH + polished + sections
+    )
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, _, rest = text.partition(BEGIN)
