@@ -21,6 +21,10 @@ PARTS_HEADER = (
     "| data set (seeds) | in place of the default | routed NDCG@10, default | exchanged | ratio "
     "| mean over routes | largest route |\n|---|---|---|---|---|---|---|\n"
 )
+BUDGET_HEADER = (
+    "| data set (seeds) | budget | of full's FLOPs | NDCG@10 | / largest route | against random routing "
+    "| `train` says: ship |\n|---|---|---|---|---|---|---|\n"
+)
 POLISH_HEADER = (
     "| data set (seeds) | validation users asked | NDCG@10 gained | epochs | kept |\n|---|---|---|---|---|\n"
 )
@@ -74,6 +78,22 @@ def against_itself(ours: list[dict[str, Any]], together: dict[str, Any] | None) 
     if not against:
         return quality / largest, "one route"
     return quality / largest, f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}"
+
+
+def budget_row(data: str, budget: float, together: dict[str, Any]) -> str:
+    """One budget's line on all test users, from a record of routing_over_seeds.py."""
+    seeds, gap = together["seeds"], together["random"]
+    quality, largest = (mean([seed[name] for seed in seeds]) for name in ("ndcg10", "largest"))
+    cells = (
+        f"{data} ({len(seeds)})",
+        f"{budget:g}",
+        f"{mean([seed['share_of_full'] for seed in seeds]):.0%}",
+        f"{quality:.4f}",
+        f"{quality / largest:.3f}",
+        f"{gap['value']:+.5f} ± {max(gap['se_users'], gap['se_seeds'] or 0.0):.5f}",
+        ", ".join("the router" if pays(seed["advice"]) else seed["advice"]["fixed"] for seed in seeds),
+    )
+    return f"| {' | '.join(cells)} |\n"
 
 
 def claims_row(data: str, found: Records, together: dict[str, Any] | None = None) -> str:

@@ -265,6 +265,22 @@ def test_claims_compare_seeds_that_both_have(monkeypatch: pytest.MonkeyPatch) ->
     assert alone.count("not run") == 4 and alone.endswith(" – | – |\n")
 
 
+def test_a_budget_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from _claims import budget_row
+
+    gap, none = {"value": 0.04, "se": 0.01}, {"value": 0.02, "se": 0.01}
+    advice = {"fixed": "e8_h8_d1", "users": 5000, "against_random": gap, "against_fixed": gap}
+    seeds = [
+        {"ndcg10": 0.30, "largest": 0.24, "share_of_full": 0.18, "advice": advice},
+        {"ndcg10": 0.20, "largest": 0.26, "share_of_full": 0.20, "advice": {**advice, "against_fixed": none}},
+    ]
+    found = {"seeds": seeds, "random": {"value": 0.003, "se_users": 0.0006, "se_seeds": None}}
+    assert budget_row("shop", 0.2, found) == (
+        "| shop (2) | 0.2 | 19% | 0.2500 | 1.000 | +0.00300 ± 0.00060 | the router, e8_h8_d1 |\n"
+    )
+
+
 def test_a_part_is_compared_with_the_default_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     from _claims import claims_row, parts_rows

@@ -40,10 +40,11 @@ def work(
     return tmp_path
 
 
-def run(module: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    monkeypatch.setattr("sys.argv", ["routing_over_seeds.py", "--work", str(work), "small"])
+def run(module: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict:
+    monkeypatch.setattr("sys.argv", ["routing_over_seeds.py", "--work", str(work), "small", *options])
     module.main()
-    return json.loads((work / "routing" / "small.json").read_text())
+    suffix = f".budget{options[1]}" if options else ""
+    return json.loads((work / "routing" / f"small{suffix}.json").read_text())
 
 
 def test_seeds_together_say_what_their_evaluations_say(
@@ -60,12 +61,29 @@ def test_seeds_together_say_what_their_evaluations_say(
         assert each["random"] == pytest.approx(told, abs=1e-6)
         assert each["ndcg10"] == pytest.approx(evaluation["routed"][found["protocol"]]["ndcg@10"])
         assert each["largest"] == pytest.approx(evaluation["routes"][-1][found["protocol"]]["ndcg@10"])
+        cost = evaluation["costs"]["paper_mflops"] / evaluation["costs"]["sasrec_full_paper_mflops"]
+        assert each["share_of_full"] == pytest.approx(cost, rel=1e-3)
         assert {entry: round(80 * share) for entry, share in each["routes"].items()} == {
             row["entry"]: row["users"] for row in evaluation["routes"] if row["users"]
         }
     mean = np.mean(gains, axis=0)
     assert found["random"]["value"] == pytest.approx(mean.mean(), abs=1e-6)
     assert found["random"]["se_users"] == pytest.approx(mean.std(ddof=1) / 80**0.5, abs=1e-6)
+
+
+def test_another_budget_has_routers_of_its_own_for_the_same_supernets(
+    module: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(module, work, monkeypatch)
+    after = run(module, work, monkeypatch, "--budget", "0.9")
+    for old, new in zip(before["seeds"], after["seeds"], strict=True):
+        assert new["largest"] == old["largest"]
+        folder = work / "budgets" / f"small-canet-seed{old['seed']}-0.9"
+        made = json.loads((folder / "manifest.json").read_text())
+        assert made["config"]["budget"] == 0.9 and made["routing"]["advice"] == new["advice"]
+    manifests = {path: path.stat().st_mtime_ns for path in work.glob("budgets/small-*/manifest.json")}
+    assert len(manifests) == 2 and run(module, work, monkeypatch, "--budget", "0.9") == after
+    assert {path: path.stat().st_mtime_ns for path in manifests} == manifests, "fitted once"
 
 
 def test_a_run_that_is_not_the_recorded_one_is_refused(
