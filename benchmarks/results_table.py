@@ -109,7 +109,7 @@ BUDGETS = """
 ## Other budgets
 
 The same supernets with a router for another share of SASRec-full's cost (`canet-mobile route RUN --budget B`), on all test
-users; 0.3 is the default. A SASRec 128 × 2 costs 25 % of SASRec-full, so at 0.3 everybody can have the route of that size.
+users; 0.3 is the default, at which most users can have 128 × 2 (26 to 35 % of SASRec-full) and the others hardly less.
 
 """
 
