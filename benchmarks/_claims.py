@@ -66,9 +66,8 @@ def against_itself(ours: list[dict[str, Any]], together: dict[str, Any] | None) 
         together: the record of routing_over_seeds.py, on all test users; used if it is of the same seeds.
     """
     if together is not None and [s["seed"] for s in together["seeds"]] == [r["seed"] for r in ours]:
-        quality, largest = (mean([s[name] for s in together["seeds"]]) for name in ("ndcg10", "largest"))
-        gap = together["random"]
-        return quality / largest, f"{gap['value']:+.4f} ± {max(gap['se_users'], gap['se_seeds'] or 0.0):.4f}"
+        quality, largest, gain, error = _of_seeds(together)
+        return quality / largest, f"{gain:+.4f} ± {error:.4f}"
     seen = ours[0]["config"]["seen"]
     each = [record["evaluation"] for record in ours]
     quality = mean([evaluation["routed"][seen]["ndcg@10"] for evaluation in each])
@@ -80,18 +79,25 @@ def against_itself(ours: list[dict[str, Any]], together: dict[str, Any] | None) 
     return quality / largest, f"{mean([gap['value'] for gap in against]):+.4f} ± {spread(against):.4f}"
 
 
+def _of_seeds(together: dict[str, Any]) -> tuple[float, float, float, float]:
+    """NDCG@10 as routed and of the largest route, and what routing gains over chance with its error."""
+    quality, largest = (mean([seed[name] for seed in together["seeds"]]) for name in ("ndcg10", "largest"))
+    gap = together["random"]
+    return quality, largest, gap["value"], max(gap["se_users"], gap["se_seeds"] or 0.0)
+
+
 def budget_row(data: str, budget: float, together: dict[str, Any]) -> str:
     """One budget's line on all test users, from a record of routing_over_seeds.py."""
-    seeds, gap = together["seeds"], together["random"]
-    quality, largest = (mean([seed[name] for seed in seeds]) for name in ("ndcg10", "largest"))
+    seeds = together["seeds"]
+    quality, largest, gain, error = _of_seeds(together)
     cells = (
         f"{data} ({len(seeds)})",
         f"{budget:g}",
         f"{mean([seed['share_of_full'] for seed in seeds]):.0%}",
         f"{quality:.4f}",
         f"{quality / largest:.3f}",
-        f"{gap['value']:+.5f} ± {max(gap['se_users'], gap['se_seeds'] or 0.0):.5f}",
-        ", ".join("the router" if pays(seed["advice"]) else seed["advice"]["fixed"] for seed in seeds),
+        f"{gain:+.5f} ± {error:.5f}",
+        ", ".join(_to_ship(seed["advice"]) for seed in seeds),
     )
     return f"| {' | '.join(cells)} |\n"
 
@@ -294,4 +300,9 @@ def _advice(record: dict[str, Any]) -> str:
     found = record["routing"].get("advice")
     if found is None or "against_random" not in found:
         return "–"
-    return "the router" if pays(found) else found["fixed"]
+    return _to_ship(found)
+
+
+def _to_ship(advice: dict[str, Any]) -> str:
+    """The router where it pays, or the route for everybody."""
+    return "the router" if pays(advice) else str(advice["fixed"])

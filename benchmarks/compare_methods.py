@@ -93,13 +93,18 @@ def trained(data: Dataset, name: str, seed: int, work: Path, threads: int) -> Ru
         return train(config, data, directory, reporter=reporter)
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """The options that say where public data sets are, and where imported ones and runs go."""
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA") or None)
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="data set, or data set.experiment")
-    parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA"))
-    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")
+    add_folders(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--list", action="store_true")
@@ -116,7 +121,7 @@ def main() -> None:
             print(f"{full}: recorded", file=sys.stderr)
             continue
         print(f"{full}: training", file=sys.stderr)
-        data = dataset(data_name, Path(options.data_root) if options.data_root else None, options.work)
+        data = dataset(data_name, options.data_root, options.work)
         run = trained(data, name, options.seed, options.work, options.threads)
         model = move(load_model(run), choose_device())
         found = evaluate_model(model, data, "test", EVALUATED)

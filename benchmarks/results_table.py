@@ -108,8 +108,9 @@ gains, so read the means over routes.
 BUDGETS = """
 ## Other budgets
 
-The same supernets with a router for another share of SASRec-full's cost (`canet-mobile route RUN --budget B`), on all test
-users; 0.3 is the default, at which most users can have 128 × 2 (26 to 35 % of SASRec-full) and the others hardly less.
+The same supernets with a router for another share of SASRec-full's cost, as `canet-mobile route RUN --budget B` fits it, on
+all test users (`routing_over_seeds.py --budget B`); 0.3 is the default, at which most users can have 128 × 2 (26 to 35 % of
+SASRec-full) and the others hardly less.
 
 """
 

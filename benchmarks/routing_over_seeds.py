@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_methods import RESULTS, dataset
+from compare_methods import RESULTS, add_folders, dataset
 
 from canet_mobile.accelerator import choose_device, move
 from canet_mobile.compare.statistics import over_seeds
@@ -146,12 +145,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="+", help="data sets")
-    parser.add_argument("--data-root", type=Path, default=os.environ.get("CANET_DATA"))
-    parser.add_argument("--work", type=Path, default=Path("benchmarks/work"), help="datasets and runs")
+    add_folders(parser)
     parser.add_argument("--budget", type=float, help="a share of SASRec-full's cost to fit new routers for")
     options = parser.parse_args()
     for name in options.names:
-        data = dataset(name, Path(options.data_root) if options.data_root else None, options.work)
+        data = dataset(name, options.data_root, options.work)
         seeds = []
         for directory in sorted((options.work / "runs").glob(f"{name}-canet-seed*")):
             if json.loads((directory / MANIFEST).read_text())["status"] != "finished":

@@ -10,11 +10,11 @@ import numpy as np
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.evaluate.evaluation import Report, evaluate_users
 from canet_mobile.evaluate.metrics import Ranks
+from canet_mobile.evaluate.references import REFERENCES
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.recommender import Model
 
 BEYOND = 255  # ranks from here on are all the same to a top-20 metric
-REFERENCES = ("random", "best_fixed")
 OF_ALL = ("users", *PROTOCOLS, "route")
 
 
@@ -40,7 +40,7 @@ def judge(
 
 
 def gain_over(reference: str, protocol: str) -> str:
-    """The array's name of what each user gains over one of :data:`REFERENCES`."""
+    """The array's name of what each user gains over one of the references."""
     return f"over_{reference}_{protocol}"
 
 

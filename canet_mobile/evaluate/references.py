@@ -11,6 +11,7 @@ from canet_mobile.evaluate.scoring import PROTOCOLS, TargetRanks
 from canet_mobile.evaluate.spent import Costs
 
 CHOSEN_BY = "ndcg@10"
+REFERENCES = ("random", "best_fixed")  # keys of an evaluation's `routing`, in this order below
 Gains = dict[str, dict[str, Values]]  # reference -> protocol -> [n] float64
 
 
@@ -47,7 +48,7 @@ def against_references(
     if every is not None and chooser is not None:
         budget = spent.average(route_ids)[0]
         result["random"], result["best_fixed"] = {}, {}
-        gains = {"random": {}, "best_fixed": {}}
+        gains = {name: {} for name in REFERENCES}
         for protocol in PROTOCOLS:
             own, table = routed.under(protocol), every.under(protocol)
             values = {name: metric(table, name) for name in METRICS}
@@ -60,7 +61,7 @@ def against_references(
                 **_means(fixed),
                 "difference": gaps(own, fixed.__getitem__),
             }
-            for name, reference in (("random", drawn), ("best_fixed", fixed)):
+            for name, reference in zip(REFERENCES, (drawn, fixed), strict=True):
                 gains[name][protocol] = metric(own, CHOSEN_BY) - reference[CHOSEN_BY]
     return result, gains
 
