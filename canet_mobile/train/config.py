@@ -114,7 +114,7 @@ class TrainConfig:
     validation_users: int = 2000
     router_table: str = "shared"
     router_label: str = "auto"
-    budget: float = 0.3
+    budget: float = 0.25
     costs: str = PAPER_COSTS
     escalate: float = 0.75
     guide_k: int = 10
