@@ -33,6 +33,7 @@ POLISH_HEADER = (
 # with it, where a mark does not say so.
 DEFAULTS = {
     "canet": "",
+    "canet-dearer": " (both at a budget of 0.3)",
     "canet-selftaught": "",
     "canet-closed": "",
     "canet-fixed": " (both with fixed windows)",
@@ -41,7 +42,7 @@ DEFAULTS = {
 # The keys that make a recipe.
 RECIPE_KEYS = (
     "residual", "residual_power", "beta2", "cooccurrence", "moving", "router_label", "router_table",
-    "average", "tied", "recipe", "polish",
+    "average", "tied", "recipe", "polish", "budget",
 )  # fmt: skip
 DAGGER = " †"  # trained before blocks acted from the start
 DOUBLE_DAGGER = " ‡"  # CANet, trained before neighbours had a say in what the average teaches

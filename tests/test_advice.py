@@ -79,13 +79,14 @@ def test_the_router_is_compared_with_chance_and_with_one_route(
     [
         (0.004, 0.004, 50, True),
         (0.004, 0.004, 51, False),
+        (0.0031, 0.0021, 50, True),
         (0.0029, 0.004, 50, False),
-        (0.004, 0.0029, 50, False),
+        (0.004, 0.0019, 50, False),
         (-0.004, -0.004, 50, False),
         (-0.004, -0.004, 51, False),
     ],
 )
-def test_only_three_standard_errors_of_enough_users_against_both_ship_the_router(
+def test_only_clear_gains_of_enough_users_against_both_ship_the_router(
     random: float, fixed: float, fewest: int, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gaps = iter([{"value": random, "se": 0.001}, {"value": fixed, "se": 0.001}])

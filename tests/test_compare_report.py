@@ -315,6 +315,16 @@ def test_a_part_is_compared_with_the_default_of_its_day(monkeypatch: pytest.Monk
     titles = {"canet-polished": "polished", "canet-selftaught": "alone"}
     lines = [line.strip("| ").split(" | ")[1:5] for line in parts_rows("shop", both, titles).splitlines()]
     assert lines == [["polished", "0.2000", "0.2500", "0.800"], ["alone", "0.2000", "0.1800", "1.111"]]
+    dearer, dear_part = _record(0, 0.22), _record(0, 0.11)
+    dearer["config"]["budget"] = dear_part["config"]["budget"] = 0.3
+    dear_part["config"]["polish"] = 3
+    dear = {"canet": [today], "canet-dearer": [dearer], "canet-polished": [dear_part]}
+    titles = {"canet-polished": "polished", "canet-dearer": "dearer"}
+    lines = [line.strip("| ").split(" | ")[1:5] for line in parts_rows("shop", dear, titles).splitlines()]
+    assert lines == [
+        ["polished (both at a budget of 0.3)", "0.2200", "0.1100", "2.000"],
+        ["dearer", "0.2000", "0.2200", "0.909"],
+    ]
     more = {"canet": [today], "canet-selftaught": [alone, {**alone, "seed": 1}]}
     assert claims_row("shop", more).startswith("| shop (2) ‡ | 0.1800 "), "the seeds count"
 
