@@ -124,7 +124,8 @@ POLISH = """
 `polish = 3` ("Polishing", docs/training.md): after the epochs for all routes, the ladder's two learn alone, each from the
 users it will serve. What validation users who chose the ladder gained by it, seed by seed, each served by the route that the
 label gives them. It is kept where that is more than two standard errors, and the epochs that are left are spared where it is
-less than minus one; where it is not kept, the model is the default's. It was run on the default's finished models.
+less than minus one; where it is not kept, the model is the default's. It was run on the default's finished models, when the
+default budget was 0.3.
 
 """
 
