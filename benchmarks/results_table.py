@@ -114,7 +114,7 @@ The same supernets with a router for another share of SASRec-full's cost, as `ca
 all test users (`routing_over_seeds.py --budget B`). The default is {TrainConfig().budget:g}. It was 0.3, at which most users can have 128 × 2
 (26 to 35 % of SASRec-full) and the others hardly less, and was changed when 0.15 to 0.3 had been seen on test users of
 s3rec-beauty, nowplaying and amazon-beauty (seed 0): on these three it has not been chosen blindly. Seed 1 of amazon-beauty
-was trained and judged after it.
+was finished and judged after it.
 
 """
 
