@@ -6,6 +6,7 @@ from typing import Any
 
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.ties import best
 from canet_mobile.train.advice import pays
 from canet_mobile.train.config import BEFORE, TrainConfig
 
@@ -119,7 +120,7 @@ def claims_row(data: str, found: Records, together: dict[str, Any] | None = None
     of_largest, over_random = against_itself(ours, together)
     papers = found.get("canet-paper", [])
     plain = {name: seeds for name, seeds in found.items() if is_plain_sasrec(name)}
-    nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
+    nearest = best(plain, lambda name: -abs(_cost(plain[name][0]) - cost)) if plain else ""
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (

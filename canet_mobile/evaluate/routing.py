@@ -6,12 +6,14 @@ same on both sides and the standard error is that of the mean difference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import Values, standard_error
+from canet_mobile.ties import at_most, best, exceeds
 
 Ints = NDArray[np.int64]
 
@@ -46,20 +48,17 @@ def best_fixed(costs: Values, quality: Values, budget: float) -> Mixture:
     Returns:
         The mixture of the highest quality; a single route on ties, the lowest id first.
     """
-    fitting = np.flatnonzero(costs <= budget)
-    if not len(fitting):
-        cheapest = int(costs.argmin())
+    fits = [at_most(cost, budget) for cost in costs]
+    if not any(fits):
+        cheapest = best(range(len(costs)), lambda route: -costs[route])
         return Mixture(cheapest, cheapest, 0.0)
-    best = int(fitting[quality[fitting].argmax()])
-    mixture, found = Mixture(best, best, 0.0), quality[best]
-    for dear in np.flatnonzero(costs > budget):
-        shares = (budget - costs[fitting]) / (costs[dear] - costs[fitting])
-        values = (1 - shares) * quality[fitting] + shares * quality[dear]
-        if values.max() > found:
-            number = int(values.argmax())
-            mixture = Mixture(int(fitting[number]), int(dear), float(shares[number]))
-            found = values[number]
-    return mixture
+    fitting = [route for route, fit in enumerate(fits) if fit]
+    tried = [Mixture(route, route, 0.0) for route in fitting]
+    for dear in (route for route, fit in enumerate(fits) if not fit):
+        for cheap in fitting:  # which may itself cost the budget, a little more by rounding
+            share = max(0.0, budget - costs[cheap]) / (costs[dear] - costs[cheap])
+            tried.append(Mixture(cheap, dear, float(share)))
+    return best(tried, lambda mixture: float(mixture.expected(quality)))
 
 
 def histogram(route_ids: Ints, routes: int) -> Ints:
@@ -86,11 +85,11 @@ def paired(first: Values, second: Values) -> dict[str, float]:
     return {"value": float(gap.mean()) if len(gap) else 0.0, "se": standard_error(gap)}
 
 
-def is_better(gap: dict[str, float], errors: float = 2.0) -> bool:
+def is_better(gap: Mapping[str, float], errors: float = 2.0) -> bool:
     """Whether a paired difference is above zero by more than so many standard errors."""
-    return gap["value"] > errors * gap["se"] and gap["value"] > 0
+    return exceeds(gap["value"], max(0.0, errors * gap["se"]))
 
 
-def is_worse(gap: dict[str, float]) -> bool:
-    """Whether a paired difference is below zero by more than two standard errors."""
-    return is_better({"value": -gap["value"], "se": gap["se"]})
+def is_worse(gap: Mapping[str, float], errors: float = 2.0) -> bool:
+    """Whether a paired difference is below zero by more than so many standard errors."""
+    return is_better({"value": -gap["value"], "se": gap["se"]}, errors)
