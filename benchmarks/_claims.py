@@ -7,7 +7,7 @@ from typing import Any
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.ties import best
-from canet_mobile.train.advice import pays
+from canet_mobile.train.advice import ships_router
 from canet_mobile.train.config import BEFORE, TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
@@ -307,4 +307,4 @@ def _advice(record: dict[str, Any]) -> str:
 
 def _to_ship(advice: dict[str, Any]) -> str:
     """The router where it pays, or the route for everybody."""
-    return "the router" if pays(advice) else str(advice["fixed"])
+    return "the router" if ships_router(advice) else str(advice["fixed"])

@@ -34,6 +34,7 @@ from _claims import HEADER as CLAIMS_HEADER
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.compare.tables import figure
+from canet_mobile.evaluate.verdict import verdict
 from canet_mobile.train.config import TrainConfig
 
 HERE = Path(__file__).parent
@@ -300,7 +301,7 @@ def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
             f"\n{title(name, record)}{which}: {routing['routes_used']} routes in use, the most used holds "
         )
         text += f"{routing['largest_share']:.0%} of users, normalised route entropy "
-        text += f"{routing['normalised_entropy']:.2f}. " + " ".join(record["evaluation"]["verdict"]) + "\n"
+        text += f"{routing['normalised_entropy']:.2f}. " + " ".join(verdict(record["evaluation"])) + "\n"
     if missing:
         text += f"\nNot run: {', '.join(missing)}.\n"
     return text + on_gpus(found)

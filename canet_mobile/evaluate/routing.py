@@ -1,4 +1,4 @@
-"""Does choosing a route per user buy anything? The references that answer it (paper IV-C, done per user).
+"""Does choosing a route per user buy anything? The references and the rule that answer it (paper IV-C, per user).
 
 Inputs are metrics per route and user, [routes, n] float64, so that every difference is paired: users are the
 same on both sides and the standard error is that of the mean difference.
@@ -16,6 +16,15 @@ from canet_mobile.evaluate.metrics import Values, standard_error
 from canet_mobile.ties import at_most, best, exceeds
 
 Ints = NDArray[np.int64]
+
+# The rule for "routing pays", one for `train`, `evaluate` and `compare`: the gain over random routing and the
+# gain over the best fixed choice each exceed so many standard errors, of so many users or more. It is older
+# than the data sets that it is applied to, and stays as it is whatever they say.
+SURE = 3.0
+FEWEST_USERS = (
+    1_000  # routing gains a few per cent where it gains; what fewer say of so little is mostly luck
+)
+TOO_FEW = f"fewer than {FEWEST_USERS:,} users cannot tell its gains from luck"
 
 
 @dataclass(frozen=True)
@@ -93,3 +102,19 @@ def is_better(gap: Mapping[str, float], errors: float = 2.0) -> bool:
 def is_worse(gap: Mapping[str, float], errors: float = 2.0) -> bool:
     """Whether a paired difference is below zero by more than so many standard errors."""
     return is_better({"value": -gap["value"], "se": gap["se"]}, errors)
+
+
+def is_sure(gap: Mapping[str, float]) -> bool:
+    """Whether what routing gains over one of its references is above zero by :data:`SURE` standard errors."""
+    return is_better(gap, SURE)
+
+
+def pays(users: int, against_random: Mapping[str, float], against_fixed: Mapping[str, float]) -> bool:
+    """Whether the router is worth shipping: both gains :func:`is_sure`, of :data:`FEWEST_USERS` or more.
+
+    Args:
+        users: how many were asked.
+        against_random: NDCG@10 gained over random routing with the router's histogram, ``{"value", "se"}``.
+        against_fixed: over the best fixed choice at no more cost.
+    """
+    return users >= FEWEST_USERS and is_sure(against_random) and is_sure(against_fixed)
