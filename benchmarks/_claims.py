@@ -134,7 +134,7 @@ def claims_row(data: str, found: Records, together: dict[str, Any] | None = None
         f"{quality / each[0]['floors']['markov'][seen]['ndcg@10']:.2f}",
         over_random,
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
-        ", ".join(_advice(record) for record in ours),
+        ", ".join(advised(ours)),
         _as_advised(ours, seen),
     )
     return f"| {' | '.join(cells)} |\n"
@@ -297,8 +297,13 @@ def _shipped(record: dict[str, Any], seen: str) -> tuple[float, float]:
     return route[seen]["ndcg@10"], route["paper_mflops"]
 
 
+def advised(ours: list[dict[str, Any]]) -> list[str]:
+    """What to ship, seed by seed."""
+    return [_advice(record) for record in ours]
+
+
 def _advice(record: dict[str, Any]) -> str:
-    """By today's rule from what validation users said then."""
+    """By the rule of the day from what validation users said then."""
     found = record["routing"].get("advice")
     if found is None or "against_random" not in found:
         return "–"

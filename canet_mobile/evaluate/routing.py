@@ -1,4 +1,4 @@
-"""Does choosing a route per user buy anything? The references and the rule that answer it (paper IV-C, per user).
+"""Does choosing a route per user buy anything? References and a rule that answer it (paper IV-C, per user).
 
 Inputs are metrics per route and user, [routes, n] float64, so that every difference is paired: users are the
 same on both sides and the standard error is that of the mean difference.
@@ -18,12 +18,11 @@ from canet_mobile.ties import at_most, best, exceeds
 Ints = NDArray[np.int64]
 
 # The rule for "routing pays", one for `train`, `evaluate` and `compare`: the gain over random routing and the
-# gain over the best fixed choice each exceed so many standard errors, of so many users or more. It is older
-# than the data sets that it is applied to, and stays as it is whatever they say.
+# gain over the best fixed choice each exceed so many standard errors, of so many users or more. It is not
+# fitted to data: no set's figures, least of all its test users', are a reason to change it.
 SURE = 3.0
-FEWEST_USERS = (
-    1_000  # routing gains a few per cent where it gains; what fewer say of so little is mostly luck
-)
+# Where routing gains, it gains a few per cent; what fewer users say of so little is mostly luck.
+FEWEST_USERS = 1_000
 TOO_FEW = f"fewer than {FEWEST_USERS:,} users cannot tell its gains from luck"
 
 
