@@ -1,9 +1,9 @@
 """Figures that are equal but for rounding, and the best of equals: the same choice on every processor.
 
-A sum of floats hangs on its last bits on the order of its terms, and NumPy adds in another order on another
-processor. A choice must not hang on these bits. So wherever code of this project takes the best of several
-figures, or holds a figure against a limit, it does so here. (The router itself takes its exact argmax, the
-lowest id on ties: that is part of a package's format.)
+The last bits of a sum of floats hang on the order of its terms, and NumPy's OpenBLAS adds in another order on
+another processor: it has kernels of its own for AVX-512. A choice must not hang on these bits. So wherever
+code of this project takes the best of several figures, or holds a figure against a limit, it does so here.
+(The router itself takes its exact argmax, the lowest id on ties: that is part of a package's format.)
 """
 
 from __future__ import annotations

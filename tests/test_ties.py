@@ -1,10 +1,16 @@
 """Equal but for rounding is equal: what is chosen hangs neither on the order of a sum nor on its last bits.
 
-Processors differ in the order in which NumPy adds. Here users are permuted, and every figure is moved by a
-few units of its last place, which does the same to a sum on any one processor.
+NumPy's OpenBLAS adds in another order on another processor. Here users are permuted, and every figure is
+moved by a few units of its last place, which does the same to a sum on any one processor; and where OpenBLAS
+can be told to take the kernels of older processors, it is.
 """
 
 from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,6 +69,41 @@ def test_a_ladder_does_not_hang_on_the_order_of_users_or_the_last_bits(kind: str
             chosen(shaken(judged, generator), nudged(COSTS, generator), allowed, gain=gain) for _ in range(20)
         }
         assert found == {wanted}
+
+
+LADDERS = """
+import numpy as np
+from canet_mobile.model.space import RoutingSpace
+from canet_mobile.train.judging import Judged
+from canet_mobile.train.ladder import choose_ladder
+
+doubt = np.tile(np.linspace(0, 1, 1000), (3, 1))
+for space in (RoutingSpace((8,), (8,), (1, 2, 3, 4)), RoutingSpace((8,), (8, 16), (1, 2))):
+    for value in (0.1, 0.3, 0.7, 1 / np.log2(3)):
+        judged = Judged(space, (0, 1, 3), np.full((3, 1000), value), doubt)
+        for gain in (True, False):
+            ladder, _ = choose_ladder(judged, np.array([1.0, 2.0, 3.0, 4.0]), 4.0, gain=gain)
+            print(ladder.small, ladder.large, ladder.first, ladder.share)
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="names kernels of x86-64 processors"
+)
+@pytest.mark.parametrize("kernels", ["Haswell", "Nehalem"])
+def test_a_ladder_is_the_same_with_the_kernels_of_another_processor(kernels: str) -> None:
+    """As it was: with those for AVX-512, which newer processors take by themselves, the largest share."""
+
+    def ladders(**environment: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", LADDERS],
+            capture_output=True, text=True, timeout=120, check=True, env={**os.environ, **environment},
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+    here = ladders()
+    assert here == ladders(OPENBLAS_CORETYPE=kernels)
+    assert {tuple(line.split()) for line in here} == {("0", "1", "entropy", str(SHARES[0]))}
 
 
 @settings(max_examples=20, deadline=None)
