@@ -1,6 +1,6 @@
-"""Nothing is sent: what the toolkits report and keep, turned off before they are imported.
+"""Nothing is sent: what toolkits would report and keep, turned off before they are imported.
 
-docs/architecture.md ("Nothing is sent") says what each toolkit was seen to do, and how it is watched.
+docs/privacy.md says what each was seen to do, and how it is watched.
 """
 
 from __future__ import annotations
@@ -26,20 +26,28 @@ SWITCHES = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }
-# torch._dynamo makes its folder where it is imported (Lightning does that), compiled or not.
-TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# Folders that toolkits would make where nobody looks. torch._dynamo makes its own when it is imported, as
+# Lightning does, compiled or not; Polars writes rows of the log to /var/tmp when memory is short.
+FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "torch", "POLARS_TEMP_DIR": "polars", "POLARS_OOC_SPILL_DIR": "spill"}
 
 
 def switch_off() -> None:
     """Set every switch for this process and those it starts; a value that says otherwise is overruled.
 
-    PyTorch's compiler gets a temporary folder that ends with this process; one that the user named, or the
+    Toolkits' folders become one temporary folder that ends with this process; one that the user named, or the
     process that started this one, is used as it is.
     """
     os.environ.update(SWITCHES)
-    if TORCH_CACHE not in os.environ:
-        os.environ[TORCH_CACHE] = folder = tempfile.mkdtemp(prefix="canet-torch-")
+    wanted = {name: part for name, part in FOLDERS.items() if name not in os.environ}
+    if wanted:
+        # On a disk rather than in memory, where nobody says otherwise: /tmp is memory on many systems.
+        disk = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else None
+        try:
+            folder = tempfile.mkdtemp(prefix="canet-", dir=disk)
+        except OSError:  # nowhere to write: what needs to will say so, --help does not
+            return
         atexit.register(_remove, folder, os.getpid())
+        os.environ.update({name: str(Path(folder, part)) for name, part in wanted.items()})
 
 
 def _remove(folder: str, maker: int) -> None:

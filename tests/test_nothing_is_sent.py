@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import make_dataset
 from watcher import CannotWatch, Seen, watch
 
-from canet_mobile.telemetry import ONNXRUNTIME_SWITCH, SWITCHES, TORCH_CACHE
+from canet_mobile.telemetry import FOLDERS, ONNXRUNTIME_SWITCH, SWITCHES
 
 TARGETS = ("executorch", "coreml", "tflite", "onnx")
 TINY = dict(
@@ -52,7 +55,7 @@ class Place:
 
     def strays(self, seen: Seen, *named: str) -> list[str]:
         """What was made that is not below the named outputs; the temporary folder may be used."""
-        below = tuple(f"{self.work / name}/" for name in named) + (f"{self.temporary}/",)
+        below = tuple(f"{folder}/" for folder in (self.temporary, *(self.work / name for name in named)))
         made = {path for path in seen.made if not f"{path}/".startswith(below)}
         left = [path for folder in (self.home, self.temporary) for path in folder.rglob("*")]
         return sorted({path for path in made if not path.startswith(ALLOWED)} | {str(path) for path in left})
@@ -66,11 +69,13 @@ def place(tmp_path: Path) -> Place:
     return found
 
 
+@pytest.mark.timeout(1200)  # twelve commands, a minute or two where nobody else computes
 def test_every_command_opens_no_internet_socket_and_leaves_only_what_it_names(
     place: Place, tmp_path: Path
 ) -> None:
     for toolkit in ("executorch", "coremltools", "litert_torch", "onnx", "onnxruntime"):
-        pytest.importorskip(toolkit)
+        if find_spec(toolkit) is None:
+            pytest.skip(f"{toolkit} is not installed")
     make_dataset(tmp_path / "log")
     keys = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     packages = [(name, Path("packages", name)) for name in TARGETS]
@@ -136,11 +141,57 @@ def test_a_quiet_import_leaves_nothing_whatever_the_environment_says(place: Plac
     assert (seen.code, seen.output, seen.sockets, place.strays(seen)) == (0, "", [], [])
 
 
+ROOT = Path(__file__).parent.parent
+HOME_OF_THE_IMPORT = ROOT / "canet_mobile" / "telemetry.py"
+SOURCES = [file for part in ("canet_mobile", "export", "benchmarks") for file in (ROOT / part).rglob("*.py")]
+
+
+def plain_imports(text: str) -> list[int]:
+    """Lines that import onnxruntime or a part of it, by a statement or by a call with its name."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        names: list[object] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module]
+        elif isinstance(node, ast.Call) and node.args:
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            first = node.args[0]
+            if function in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                names = [first.value]
+        lines += [node.lineno for name in names if str(name).partition(".")[0] == "onnxruntime"]
+    return lines
+
+
+def test_onnxruntime_is_imported_in_one_place_only() -> None:
+    assert plain_imports(HOME_OF_THE_IMPORT.read_text("utf-8")) != []
+    found = {
+        str(file): plain_imports(file.read_text("utf-8")) for file in SOURCES if file != HOME_OF_THE_IMPORT
+    }
+    assert len(found) > 100
+    assert {file: lines for file, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import os, onnxruntime as ort",
+        "from onnxruntime.tools import x",
+        "importlib.import_module('onnxruntime')",
+        "if a:\n    __import__('onnxruntime.quantization')",
+    ],
+)
+def test_every_way_of_a_plain_import_is_found(line: str) -> None:
+    assert len(plain_imports(line)) == 1
+    assert plain_imports("from canet_mobile.telemetry import onnxruntime\nort = onnxruntime('tools')") == []
+
+
 def run_with(place: Place, code: str, **modules: str) -> subprocess.CompletedProcess[str]:
     """Run code where modules of these names and texts hide the real ones."""
     for name, text in modules.items():
         (place.work / f"{name}.py").write_text(text)
-    env = {name: value for name, value in os.environ.items() if name not in {*SWITCHES, TORCH_CACHE}}
+    env = {name: value for name, value in os.environ.items() if name not in {*SWITCHES, *FOLDERS}}
     env |= {"HOME": str(place.home), "TMPDIR": str(place.temporary), "PYTHONPATH": str(place.work)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -177,23 +228,44 @@ def test_the_switch_is_set_before_the_import_and_the_call_made_after_it(place: P
 
 def test_a_command_sets_the_switches_before_its_module_is_imported(place: Place) -> None:
     code = (
-        "import os; from canet_mobile.cli.main import command; before = dict(os.environ);"
-        "command.get_command(None, 'doctor'); "
-        "print({name: os.environ.get(name) for name in sorted(os.environ.keys() - before.keys())})"
+        "import json, os, sys; from canet_mobile.cli.main import command\n"
+        "class Look:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'canet_mobile.cli.doctor': print(json.dumps(dict(os.environ)))\n"
+        "sys.meta_path.insert(0, Look()); command.get_command(None, 'doctor')"
     )
-    printed = run_with(place, code).stdout
-    for name, value in SWITCHES.items():
-        assert f"{name!r}: {value!r}" in printed
-    assert f"{TORCH_CACHE!r}: {str(place.temporary)!r}"[:-1] in printed
-    assert list(place.temporary.iterdir()) == []  # it ended with the process
+    found = json.loads(run_with(place, code).stdout)
+    assert {name: found[name] for name in SWITCHES} == SWITCHES
+    folders = [Path(found[name]) for name in FOLDERS]
+    assert [folder.name for folder in folders] == list(FOLDERS.values())
+    assert {folder.parent.parent for folder in folders} == {place.temporary}
+    assert list(place.temporary.iterdir()) == []  # they end with the process
 
 
-def test_a_folder_for_compiled_kernels_that_the_user_named_stays(place: Place) -> None:
+def test_a_folder_that_the_user_named_stays(place: Place) -> None:
     named = place.work / "kernels"
     named.mkdir()
-    code = f"import os; os.environ['{TORCH_CACHE}'] = {str(named)!r};"
+    code = f"import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = {str(named)!r};"
     run_with(
         place, f"{code} from canet_mobile.telemetry import switch_off; switch_off(); import torch._dynamo"
     )
     assert named.is_dir()
     assert list(place.temporary.iterdir()) == []
+
+
+SPILL = """
+import os
+from canet_mobile.telemetry import switch_off
+switch_off()
+os.environ |= {"POLARS_OOC_MEMORY_BUDGET_MB": "1", "POLARS_OOC_SPILL_MIN_BYTES": "1"}
+import polars as pl
+rows = pl.LazyFrame({"user": range(200_000)}).with_columns(time=pl.col("user") * 7919 % 1_000_003)
+print(rows.sort("time").collect(engine="streaming").height)
+"""
+
+
+def test_rows_that_polars_writes_aside_when_memory_is_short_end_with_the_process(place: Place) -> None:
+    seen = place.run(sys.executable, "-c", SPILL)
+    assert (seen.code, seen.output) == (0, "200000\n")
+    assert [path for path in seen.made if "/spill/" in path and path.startswith(str(place.temporary))]
+    assert place.strays(seen) == []

@@ -6,7 +6,7 @@ it: Python, a toolkit's native code, a static program, a call that passes libc b
 strace is needed. An Internet socket is written down and refused: the command has no network.
 
 Not seen: what a service does that is asked over a Unix socket; writing into a file that stood there already
-(the folders are compared for that).
+(no command is given any but its own).
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def _note(name: str, call: Call, thread: int, arguments: Sequence[int], seen: Se
     text = _text(thread, arguments[call.path])
     folder = AT_FDCWD if call.folder is None else ctypes.c_int32(arguments[call.folder] & 0xFFFFFFFF).value
     base = Path(f"/proc/{thread}/cwd" if folder == AT_FDCWD else f"/proc/{thread}/fd/{folder}")
-    seen.made.add(os.path.normpath(text if text.startswith("/") else base.readlink() / text))
+    made = os.path.normpath(text if text.startswith("/") else base.readlink() / text)
+    if not (name.startswith(("mk", "link", "symlink")) and os.path.lexists(made)):  # else it fails: EEXIST
+        seen.made.add(made)
     return 0
 
 
