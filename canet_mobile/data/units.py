@@ -140,19 +140,15 @@ def _years(stamps: Ints) -> str:
 
 
 def calendar_digits(values: Floats | Ints) -> TimeUnit | None:
-    """Whether all numbers are dates written in digits, and which."""
+    """Whether numbers are dates written in digits, most of them, and which."""
     for unit, digits in _DIGITS.items():
-        if (
-            len(values)
-            and 10 ** (digits - 1) <= values[0] < 10**digits
-            and _valid_digits(values, digits).all()
-        ):
+        if len(values) and _valid_digits(values, digits).mean() > 0.5:
             return unit
     return None
 
 
 def _valid_digits(values: Floats | Ints, digits: int) -> NDArray[np.bool_]:
-    whole = values == np.floor(values)
+    whole = (values == np.floor(values)) & (values >= 10 ** (digits - 1)) & (values < 10**digits)
     number = np.where(whole, np.clip(values, 0, 9e14), 0).astype(np.int64) * 10 ** (14 - digits)
     day, rest = number // 1_000_000, number % 1_000_000
     month = day // 100 % 100
@@ -200,7 +196,9 @@ def _words(unit: str) -> str:
 
 def _date(stamp: int) -> str:
     try:
-        return datetime.fromtimestamp(stamp / SECOND, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        return (
+            datetime.fromtimestamp(stamp / SECOND, timezone.utc).strftime("%Y-%m-%d %H:%M:%S").rjust(19, "0")
+        )
     except (ValueError, OverflowError, OSError):
         return f"the year {_year(stamp)}"
 
