@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
+from canet_mobile.data.split import MIN_HISTORY, HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
+from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
 from canet_mobile.files import verify_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.automatic import settled
@@ -32,6 +34,9 @@ from canet_mobile.train.state import LoopState, Store
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
+# The least that can be trained on. A history gives its last item to the test and the one before it to the
+# validation; of what is left, the first has nothing before it to be learnt from.
+LEAST_HISTORIES, LEAST_ITEMS, LEAST_LENGTH = 2, 2, MIN_HISTORY + 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,10 @@ def train(
         new_run(directory, config, dataset, force=force)
         point_latest(directory)
     fabric.barrier()
-    return _fit(fabric, find_run(directory), dataset, reporter or Silent())
+    reporter = reporter or Silent()
+    if fabric.is_global_zero and (note := _list_note(dataset, config)):
+        reporter.note(note)
+    return _fit(fabric, find_run(directory), dataset, reporter)
 
 
 def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> Run:
@@ -102,17 +110,56 @@ def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> R
 
 
 def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
-    """Refuse data sets on which training could not mean anything."""
-    if dataset.num_histories < 2:
+    """Refuse data sets on which training could not mean anything.
+
+    Raises:
+        CanetError: fewer than :data:`LEAST_HISTORIES` histories or :data:`LEAST_ITEMS` items, no history of
+            :data:`LEAST_LENGTH` items, or too few items for the guide of the paper's recipe.
+    """
+    if dataset.num_histories < LEAST_HISTORIES:
         raise CanetError(
-            f"holds {dataset.num_histories} history; training needs at least 2", where=dataset.directory
+            f"holds {dataset.num_histories} history; training needs at least {LEAST_HISTORIES}",
+            where=dataset.directory,
+            fix="import the log again with the --user column that tells its histories apart",
         )
-    if dataset.num_items <= config.guide_k:
+    if dataset.num_items < LEAST_ITEMS:
+        raise CanetError(
+            f"holds {dataset.num_items} item; training needs at least {LEAST_ITEMS}, or there is no choice",
+            where=dataset.directory,
+            fix="import the log again with a lower --min-item-count, or another --item column",
+        )
+    longest = int(np.diff(dataset.offsets).max())
+    if longest < LEAST_LENGTH:
+        raise CanetError(
+            f"its longest history holds {longest} items; training needs one of at least {LEAST_LENGTH}: an "
+            "item to begin with, one to learn from, one to validate on, one to test on",
+            where=dataset.directory,
+            fix="import a log of longer histories, or with a longer --session-length",
+        )
+    guided = config.model == "canet" and config.recipe == "paper"
+    if guided and dataset.num_items <= config.guide_k:
         raise CanetError(
             f"holds {dataset.num_items} items, not more than guide_k = {config.guide_k}",
             where=dataset.directory,
             fix=f"--set guide_k={max(1, dataset.num_items // 10)}",
         )
+
+
+def _list_note(dataset: Dataset, config: TrainConfig) -> str | None:
+    """What to say of the lists that a package of this model can return; None where they are as long as ever.
+
+    Args:
+        dataset: whose items are recommended.
+        config: settled.
+    """
+    k = list_length(dataset, config.length, config.seen)
+    if k == LIST_LENGTH:
+        return None
+    if config.seen == "keep":
+        return f"lists will hold {k} items, all there are"
+    if not k:
+        return "one history holds every item: seen=exclude leaves it none, a package will need --seen keep"
+    return f"lists will hold {k} items, all that seen=exclude leaves of {dataset.num_items} to every history"
 
 
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
