@@ -156,10 +156,10 @@ def _list_note(dataset: Dataset, config: TrainConfig) -> str | None:
     if k == LIST_LENGTH:
         return None
     if config.seen == "keep":
-        return f"lists will hold {k} items, all there are"
+        return f"lists will hold all {k} items"
     if not k:
         return "one history holds every item: seen=exclude leaves it none, a package will need --seen keep"
-    return f"lists will hold {k} items, all that seen=exclude leaves of {dataset.num_items} to every history"
+    return f"lists will hold {k} of {dataset.num_items} items: seen=exclude leaves some histories no more"
 
 
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:

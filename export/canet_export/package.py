@@ -105,8 +105,8 @@ def prepare(
     space, config = canet.space, canet.supernet.config
     k = _chosen_k(options, dataset, config.length)
     if k < (options.k or LIST_LENGTH):
-        left = "" if options.seen == "keep" else " that seen=exclude leaves to every history"
-        warn(f"lists hold {k} of {config.items} items, all{left}")
+        least = f"{k} of {config.items} items: seen=exclude leaves some histories no more"
+        warn(f"lists hold {f'all {k} items' if options.seen == 'keep' else least}")
     chosen = set(options.routes or space.routes)
     routes = tuple(route for route in space if route in chosen)
     model = restricted(canet, [space.id_of(route) for route in routes])
