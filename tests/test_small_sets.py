@@ -25,8 +25,9 @@ from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.evaluate.lists import is_enough, list_length
 from canet_mobile.train.automatic import seen_protocol
 from canet_mobile.train.config import BASELINES, RECIPES, SASREC_RECIPES, TrainConfig, apply
+from canet_mobile.train.least import refuse_small
 from canet_mobile.train.reporter import Silent
-from canet_mobile.train.trainer import refuse_small, train
+from canet_mobile.train.trainer import train
 
 TINY = TrainConfig(**{**SMALL, "epochs": 1, "length": 50})
 SASREC = {"model": "sasrec", "embedding": [8], "hidden": [8], "depth": [1]}

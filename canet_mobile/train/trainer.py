@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.data.split import MIN_HISTORY, HeldOut, Windows, held_out, training_windows
+from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
 from canet_mobile.files import verify_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.least import list_note, refuse_small
 from canet_mobile.train.neighbours import find_neighbours
 from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.polish import StopAsked, polish, polishes
@@ -30,13 +28,11 @@ from canet_mobile.train.run import Run, find_run, new_run, point_latest
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing, untrained
-from canet_mobile.train.state import LoopState, Store
+from canet_mobile.train.state import LoopState, Store, Unread
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
-# The least that can be trained on. A history gives its last item to the test and the one before it to the
-# validation; of what is left, the first has nothing before it to be learnt from.
-LEAST_HISTORIES, LEAST_ITEMS, LEAST_LENGTH = 2, 2, MIN_HISTORY + 1
+READ_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class _Session:
     windows: Windows
     queries: HeldOut
     reporter: Reporter
+    unread: Unread = field(default_factory=Unread)
 
     @property
     def writes(self) -> bool:
@@ -76,6 +73,9 @@ def train(
         force: replace an older run of the same name.
         reporter: listens to progress.
 
+    Returns:
+        The finished run. Of several processes only the first finishes it; the others return before.
+
     Raises:
         CanetError: the directory exists, the data set is too small, the disk is full.
         Interrupted: Ctrl-C; the run can be resumed.
@@ -90,7 +90,7 @@ def train(
         point_latest(directory)
     fabric.barrier()
     reporter = reporter or Silent()
-    if fabric.is_global_zero and (note := _list_note(dataset, config)):
+    if fabric.is_global_zero and (note := list_note(dataset, config)):
         reporter.note(note)
     return _fit(fabric, find_run(directory), dataset, reporter)
 
@@ -107,59 +107,6 @@ def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> R
         )
     verify_files(run.directory, list(run.manifest["checkpoints"].values()))
     return _fit(launch(run.config), run, dataset, reporter or Silent())
-
-
-def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
-    """Refuse data sets on which training could not mean anything.
-
-    Raises:
-        CanetError: fewer than :data:`LEAST_HISTORIES` histories or :data:`LEAST_ITEMS` items, no history of
-            :data:`LEAST_LENGTH` items, or too few items for the guide of the paper's recipe.
-    """
-    if dataset.num_histories < LEAST_HISTORIES:
-        raise CanetError(
-            f"holds {dataset.num_histories} history; training needs at least {LEAST_HISTORIES}",
-            where=dataset.directory,
-            fix="import the log again with the --user column that tells its histories apart",
-        )
-    if dataset.num_items < LEAST_ITEMS:
-        raise CanetError(
-            f"holds {dataset.num_items} item; training needs at least {LEAST_ITEMS}, or there is no choice",
-            where=dataset.directory,
-            fix="import the log again with a lower --min-item-count, or another --item column",
-        )
-    longest = int(np.diff(dataset.offsets).max())
-    if longest < LEAST_LENGTH:
-        raise CanetError(
-            f"its longest history holds {longest} items; training needs one of at least {LEAST_LENGTH}: an "
-            "item to begin with, one to learn from, one to validate on, one to test on",
-            where=dataset.directory,
-            fix="import a log of longer histories, or with a longer --session-length",
-        )
-    guided = config.model == "canet" and config.recipe == "paper"
-    if guided and dataset.num_items <= config.guide_k:
-        raise CanetError(
-            f"holds {dataset.num_items} items, not more than guide_k = {config.guide_k}",
-            where=dataset.directory,
-            fix=f"--set guide_k={max(1, dataset.num_items // 10)}",
-        )
-
-
-def _list_note(dataset: Dataset, config: TrainConfig) -> str | None:
-    """What to say of the lists that a package of this model can return; None where they are as long as ever.
-
-    Args:
-        dataset: whose items are recommended.
-        config: settled.
-    """
-    k = list_length(dataset, config.length, config.seen)
-    if k == LIST_LENGTH:
-        return None
-    if config.seen == "keep":
-        return f"lists will hold all {k} items"
-    if not k:
-        return "one history holds every item: seen=exclude leaves it none, a package will need --seen keep"
-    return f"lists will hold {k} of {dataset.num_items} items: seen=exclude leaves some histories no more"
 
 
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
@@ -216,30 +163,57 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         session.objective.follow(state.step + 1, len(batches))
-        loss = state.count(parts, int((seq > 0).sum()), time.monotonic() - started)
-        if not math.isfinite(loss):
-            raise CanetError(
-                f"the loss is not finite at step {state.step - 1}",
-                where=session.store.run.directory,
-                fix=f"lower the learning rate: --set lr={config.lr / 3:.1g}",
-            )
+        session.unread.add(parts, int(windows.sizes[batch].sum()))
+        state.count()
+        if len(session.unread) == READ_EVERY or state.step_in_epoch == len(batches):
+            _read(session)
+        state.spend(time.monotonic() - started)
         session.reporter.step(state.epoch, state.step_in_epoch, len(batches), state.means())
-        if agreed(fabric, flag["stop"]):
+        if not _asks(session):
+            continue
+        late = bool(config.max_minutes) and state.seconds > 60 * config.max_minutes
+        stop, late, save = agreed(fabric, (flag["stop"], late, time.monotonic() - saved_at > SAVE_SECONDS))
+        if stop:
             _save(session, optimizer, "interrupted")
             raise Interrupted(
                 f"stopped at epoch {state.epoch + 1}, step {state.step_in_epoch} of {len(batches)}; saved",
                 where=session.store.run.directory,
                 fix=f"canet-mobile train --resume {session.store.run.directory}",
             )
-        if config.max_minutes and agreed(fabric, state.seconds > 60 * config.max_minutes):
+        if late:
             state.stopped_by = "max_minutes"
+            _read(session)
             return
-        if agreed(fabric, time.monotonic() - saved_at > SAVE_SECONDS):
+        if save:
             _save(session, optimizer, "running")
             saved_at = time.monotonic()
 
 
+def _asks(session: _Session) -> bool:
+    """Whether the processes agree after this step on what is next: several GPUs would wait for it."""
+    fabric = session.fabric
+    several = fabric.world_size > 1 and fabric.device.type != "cpu"
+    return not several or session.state.step_in_epoch % READ_EVERY == 0
+
+
+def _read(session: _Session) -> None:
+    """Read the losses of the newest steps.
+
+    Raises:
+        CanetError: one is not finite; the weights in memory are spoilt, not the saved ones.
+    """
+    newest = session.state.step - 1
+    if (step := session.unread.read(session.state)) is not None:
+        raise CanetError(
+            f"the loss is not finite at step {step}"
+            + (f" (seen after step {newest})" if step < newest else ""),
+            where=session.store.run.directory,
+            fix=f"lower the learning rate: --set lr={session.config.lr / 3:.1g}",
+        )
+
+
 def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> None:
+    _read(session)
     if session.writes:
         session.store.weights("last", session.state.step)
         if session.objective.average is not None:
@@ -281,20 +255,23 @@ def _end_of_epoch(session: _Session) -> None:
 
 
 def _finish(session: _Session, flag: dict[str, bool]) -> Run:
-    """Take the best weights, polish them and fit the router where the recipe asks for it, write the model."""
+    """Take the best weights, polish them and fit the router where the recipe asks for it, write the model.
+
+    That is the first process's alone, and may take longer than any barrier waits: the others are done.
+    """
     config, store, state = session.config, session.store, session.state
-    if session.writes:
-        store.load("best")
-        if polishes(config, state.stopped_by):
-            _polish(session, flag)
-        model, routing = settle_routing(
-            store.model, config, session.dataset, session.windows, session.queries, session.reporter
-        )
-        store.run.manifest["routing"] = routing
-        store.weights("model", state.step, model)
-        store.forget_training()
-        store.commit(state, "finished")
-    session.fabric.barrier()
+    if not session.writes:
+        return find_run(store.run.directory)
+    store.load("best")
+    if polishes(config, state.stopped_by):
+        _polish(session, flag)
+    model, routing = settle_routing(
+        store.model, config, session.dataset, session.windows, session.queries, session.reporter
+    )
+    store.run.manifest["routing"] = routing
+    store.weights("model", state.step, model)
+    store.forget_training()
+    store.commit(state, "finished")
     return find_run(store.run.directory)
 
 
