@@ -6,8 +6,8 @@
                                          failed.txt    why it failed, with the traceback
 
 The key is a hash of configuration, data set content, measured costs and code, so a changed option is a new
-job and a finished one is never done again. Jobs talk to the comparison through these files alone, whether they
-run in this process or in others, and a killed one goes on from its training's last saved state.
+job and a finished one is never done again. Jobs talk to the comparison through these files alone, in this
+process or in others, and a killed one goes on from its training's last saved state.
 """
 
 from __future__ import annotations
