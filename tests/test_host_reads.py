@@ -17,16 +17,25 @@ from canet_mobile.train.reporter import Silent
 from canet_mobile.train.state import LoopState, Unread
 from canet_mobile.train.trainer import READ_EVERY, train
 
+ATEN = torch.ops.aten
+WAITING = (ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.masked_select.default)
+
 
 class Reads(TorchDispatchMode):
-    """Counts the numbers that Python takes out of tensors: ``float()``, ``int()``, ``bool()``, ``item()``."""
+    """Counts what a GPU would be waited for: ``float()``, ``int()``, ``bool()`` or ``item()`` of a tensor, a
+    mask as an index, of which the host must know how much it holds."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        masks = [
+            index
+            for each in args[1:2] if isinstance(each, list | tuple)
+            for index in each if isinstance(index, torch.Tensor) and index.dtype == torch.bool
+        ]  # fmt: skip
+        self.count += bool(masks) or func in WAITING
         return func(*args, **(kwargs or {}))
 
 

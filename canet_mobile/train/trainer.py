@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -152,18 +153,22 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
     saved_at = time.monotonic()
     for batch in batches[state.step_in_epoch :]:
         started = time.monotonic()
-        seq, targets = (torch.from_numpy(part).to(fabric.device) for part in windows.batch(batch))
+        inputs, targets = windows.batch(batch)
+        arrays = inputs, targets, windows.users[batch], np.flatnonzero(inputs)
+        # Not to wait here either: what is copied lies in ordinary memory, from which it is read at once.
+        seq, wanted, users, real = (
+            torch.from_numpy(each).to(fabric.device, non_blocking=True) for each in arrays
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, config.epochs * len(batches))
         seed = (config.seed * 1_000_003 + state.step) * fabric.world_size + fabric.global_rank
-        users = torch.from_numpy(windows.users[batch]).to(fabric.device)
-        parts = step(seq, targets.long(), seed, users)
+        parts = step(seq, wanted.long(), seed, users, real)
         fabric.backward(parts["loss"])
         fabric.clip_gradients(step, optimizer, max_norm=config.clip, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         session.objective.follow(state.step + 1, len(batches))
-        session.unread.add(parts, int(windows.sizes[batch].sum()))
+        session.unread.add(parts, len(real))
         state.count()
         if len(session.unread) == READ_EVERY or state.step_in_epoch == len(batches):
             _read(session)
