@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from canet_mobile.accelerator import choose_device, move
 from canet_mobile.cli.progress import TrainReporter

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from _claims import (
     BUDGET_HEADER,
     DOUBLE_DAGGER,

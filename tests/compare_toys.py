@@ -12,7 +12,7 @@ from canet_mobile.train import trainer
 from canet_mobile.train.config import TrainConfig
 
 TINY = {
-    "embedding": [8, 16], "hidden": [8, 16], "depth": [1, 2], "length": 6, "epochs": 1, "guide_k": 3,
+    "embedding": [8, 16], "hidden": [8, 16], "depth": [1, 2], "length": 6, "epochs": 1,
     "threads": 1, "batch": 64, "validation_users": 30,
 }  # fmt: skip
 TINY_SET = [f"--set={key}={','.join(map(str, v)) if isinstance(v, list) else v}" for key, v in TINY.items()]

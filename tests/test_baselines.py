@@ -35,7 +35,7 @@ from canet_mobile.train.trainer import Interrupted, resume, train
 
 ITEMS, USERS, LENGTH = 50, 12, 9
 SMALL = dict(
-    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3, guide_k=3,
+    embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3,
     validation_users=0, warmup_steps=5, threads=1, router_table="own",
 )  # fmt: skip
 

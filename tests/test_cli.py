@@ -15,7 +15,7 @@ from canet_mobile.cli import main as main_module
 from canet_mobile.cli.main import COMMANDS, run
 
 TINY = ["--set=embedding=8,16", "--set=hidden=8,16", "--set=depth=1,2", "--set=length=8", "--set=epochs=1"]
-TINY += ["--set=guide_k=3", "--set=threads=1"]
+TINY += ["--set=threads=1"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

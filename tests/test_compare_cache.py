@@ -16,10 +16,11 @@ import pytest
 from compare_toys import TINY, TINY_SET, plan, quiet, rows
 from conftest import make_dataset
 
-from canet_mobile.compare import runs
+from canet_mobile.compare import code, runs
 from canet_mobile.compare.comparison import compare, failed
 from canet_mobile.compare.presets import base_config
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.errors import CanetError
 from canet_mobile.train import trainer
 from canet_mobile.train.config import TrainConfig
 
@@ -130,3 +131,72 @@ def test_a_killed_comparison_with_workers_goes_on_to_the_result_of_a_whole_one(t
         assert not failed(document)
         assert all(run.pop("training_seconds") >= 0 for row in document["methods"] for run in row["runs"])
     assert killed == json.loads(json.dumps(whole))
+
+
+def cache_job(data: Dataset, parent: Path, **changes: object) -> runs.Job:
+    config = base_config("quick", TINY | changes)
+    return runs.Job("some", config, data.directory, data.content_hash, None, parent)
+
+
+def test_measured_costs_count_by_what_they_say_not_by_their_path(
+    compared_data: Dataset, tmp_path: Path
+) -> None:
+    table = {"schema_version": 1, "kind": "costs_table", "unit": "ms", "router": 0.1}
+    routes = {f"e{e}_h{h}_d{d}": float(e + h + d) for e in (8, 16) for h in (8, 16) for d in (1, 2)}
+    for name in ("costs.json", "moved.json"):
+        (tmp_path / name).write_text(json.dumps({**table, "routes": routes}, indent=len(name)))
+
+    def key(name: str, **changes: object) -> str:
+        return cache_job(compared_data, tmp_path, costs=str(tmp_path / name), **changes).key
+
+    first, plain = key("costs.json"), key("costs.json", model="fpmc")
+    assert first == key("moved.json") != cache_job(compared_data, tmp_path).key
+    (tmp_path / "costs.json").write_text(json.dumps({**table, "routes": routes | {"e8_h8_d1": 3.0}}))
+    assert key("costs.json") != first, "the phone was measured again"
+    assert key("costs.json", model="fpmc") == plain == cache_job(compared_data, tmp_path, model="fpmc").key
+    with pytest.raises(CanetError, match="no such table of costs"):
+        key("absent.json")
+
+
+def test_code_counts_by_what_it_does(compared_data: Dataset, tmp_path: Path) -> None:
+    root = Path(runs.__file__).parent.parent
+    copy = shutil.copytree(root, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__", "*.gz"))
+
+    def changed(name: str, old: str, new: str) -> bool:
+        """Whether code counts as other code with one change."""
+        source = (copy / name).read_text(encoding="utf-8")
+        assert source.count(old) >= 1
+        (copy / name).write_text(source.replace(old, new, 1), encoding="utf-8")
+        code.code_hash.cache_clear()
+        found = code.code_hash(copy) != code.code_hash(root)
+        (copy / name).write_text(source, encoding="utf-8")
+        return found
+
+    assert code.code_hash(copy) == code.code_hash(root)
+    assert changed(
+        "train/routing.py",
+        "FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4,",
+        "FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 5,",
+    )
+    assert changed("model/layers.py", "MASK_PAD = -1e4", "MASK_PAD = -2e4")
+    assert changed(
+        "data/split.py",
+        '_LEFT_OUT: dict[Split, int] = {"validation": 2',
+        '_LEFT_OUT: dict[Split, int] = {"validation": 3',
+    )
+    assert not changed("train/routing.py", "# bias of a route that is not on the ladder", "# another word")
+    assert not changed("train/routing.py", "Choose the ladder on validation", "Choose it elsewhere")
+    assert not changed("compare/figures.py", "WIDTH = 760.0", "WIDTH = 761.0")
+
+
+def test_no_module_that_a_job_runs_is_forgotten() -> None:
+    """What a job's process has loaded, but for what reads logs and draws reports."""
+    root = Path(runs.__file__).parent.parent
+    told = "import sys, canet_mobile.train.trainer, canet_mobile.train.reroute, canet_mobile.compare.judge;"
+    told += "print(*(m for m in sys.modules if m.startswith('canet_mobile.')))"
+    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    paths = {"/".join(name.split(".")[1:]) + ".py" for name in loaded.split()}
+    modules = {name for name in paths if (root / name).is_file()}
+    counted = set(code.counted(root))
+    assert modules - counted == code.NO_FIGURES
+    assert {name.split("/")[0] for name in counted} >= {"model", "baselines", "train", "evaluate", "data"}

@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +36,28 @@ def test_every_package_of_the_tree_is_listed() -> None:
         for init in top.rglob("__init__.py"):
             found.add(".".join(init.parent.relative_to(top.parent).parts))
     assert listed == found
+
+
+def test_the_oldest_python_can_install_what_is_pinned() -> None:
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = document["project"]["requires-python"].removeprefix(">=")
+    assert document["tool"]["mypy"]["python_version"] == oldest
+    assert document["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert f"Python {oldest} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
+    pins = [
+        line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    ]
+    asked = {name: wants for name in pins if (wants := _python_wanted(name))}
+    assert {name: wants for name, wants in asked.items() if f"{oldest}.0" not in SpecifierSet(wants)} == {}
+    assert "numpy" in asked
+
+
+def _python_wanted(name: str) -> str | None:
+    """What an installed distribution asks of Python; None where it asks nothing or is not here."""
+    try:
+        return metadata(name)["Requires-Python"]
+    except PackageNotFoundError:
+        return None
 
 
 def test_the_wheel_holds_schemas_presets_data_and_licences(unpacked: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,11 +12,6 @@ from click.testing import CliRunner
 
 from canet_mobile.cli import doctor as module
 from canet_mobile.cli.doctor import EXTRAS, doctor
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
 

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import make_dataset
 from test_export_package import make_run
+from test_same_bytes import files, in_a_process
 
+from canet_export.onnx.ort_format import read_initializers
 from canet_export.targets import TARGETS, find_targets
 from canet_mobile.cli.export import export
 from canet_mobile.cli.inspect import inspect
@@ -81,6 +83,24 @@ def test_every_target_holds_the_same_integers_and_gives_the_same_lists(packages:
         for ours, theirs in zip(found, answers["onnx"], strict=True):
             assert ours.route == theirs.route, name
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=0.05 * np.abs(theirs.scores).max())
+
+
+def test_a_run_exported_twice_is_the_same_bytes(run: Path, packages: Path, tmp_path: Path) -> None:
+    in_a_process(
+        7, tmp_path, "export", run, "--target", "all", "--k", 10, "--users", 20, "--out", tmp_path / "all"
+    )
+    first, second = files(packages), files(tmp_path / "all")
+    assert first.keys() == second.keys()
+    # ONNX Runtime puts the tensors of an .ort in another order every time.
+    places = {name for name in first if first[name] != second[name]}
+    assert places <= {"onnx/canet.ort", "onnx/manifest.json"}
+    ort, ort_again = (read_initializers(at / "onnx" / "canet.ort") for at in (packages, tmp_path / "all"))
+    assert ort.keys() == ort_again.keys()
+    assert all(np.array_equal(ort[name], ort_again[name]) for name in ort)
+    manifests = [json.loads(found["onnx/manifest.json"]) for found in (first, second)]
+    for manifest in manifests:
+        manifest["files"] = [entry for entry in manifest["files"] if entry["name"] != "canet.ort"]
+    assert manifests[0] == manifests[1]
 
 
 def test_every_target_has_the_same_operating_points(packages: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tomllib
 
 from canet_mobile.evaluate import routing
 from canet_mobile.train import advice

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -105,40 +104,6 @@ def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path: Path) ->
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
     assert_same(load_model(find_run(tmp_path / "whole")), load_model(find_run(tmp_path / "killed")))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    make_dataset(tmp_path / "small")
-    settings = [f"--set={k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in SMALL.items()]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        f"--master-port={free_port()}",
-    ]
-    done = subprocess.run(
-        [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
-         "--set=recipe=paper", *settings],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("validation") == 1, "only the first process reports"
-    run = find_run(tmp_path / "two")
-    assert run.manifest["status"] == "finished"
-    alone = train(small(recipe="paper"), open_dataset(run), tmp_path / "one")
-    # Two processes share an epoch's batches between them.
-    assert run.manifest["progress"]["step"] == 3 * (alone.manifest["progress"]["step"] // 3 // 2)
-    losses = [
-        json.loads(x)["train"]["loss"] for x in (tmp_path / "two/metrics.jsonl").read_text().splitlines()
-    ]
-    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(("width", "depth"), [(8, 1), (16, 3)])

@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 )
 @click.option("--max-mflops", type=float, metavar="X", help="Only routes of at most X paper MFLOPs.")
 @click.option("--route", metavar="ENTRY", help="onnx: one submodel as an ordinary static graph, no router.")
-@click.option("--k", type=click.IntRange(min=1), default=20, show_default=True, help="Items a route returns.")
+@click.option(
+    "--k",
+    type=click.IntRange(min=1),
+    help="Items a route returns [default: 20, or as many as there are left to recommend].",
+)
 @click.option(
     "--seen",
     type=click.Choice(["keep", "exclude"]),
@@ -81,7 +85,7 @@ def export(
     routes: str,
     max_mflops: float | None,
     route: str | None,
-    k: int,
+    k: int | None,
     seen: str | None,
     split: bool,
     minimum_os: str | None,

@@ -26,6 +26,7 @@ WIDTH = 760.0
 ROW = 24.0
 REFERENCE = "canet-paper"
 ROUTES_SHOWN = 12
+LEAST_COST = 0.001  # MFLOPs; costs are rounded to this, and 0 has no place on a logarithmic scale
 
 Figure = tuple[str, str, str]  # heading, caption, SVG
 
@@ -82,7 +83,10 @@ def _scatter(document: Mapping[str, Any]) -> Figure | None:
     if not rows:
         return None
     height, left, right, top, bottom = 420.0, 60.0, WIDTH - 16, 14.0, 372.0
-    points = [(row, row["metrics"][protocol]["ndcg@10"], row["paper_mflops"]["mean"]) for row in rows]
+    points = [
+        (row, row["metrics"][protocol]["ndcg@10"], max(row["paper_mflops"]["mean"], LEAST_COST))
+        for row in rows
+    ]
     ends = [found["mean"] + sign * (found["se"] or 0.0) for _, found, _ in points for sign in (-1, 1)]
     markov = document["floors"]["markov"][protocol]["ndcg@10"]
     x = Scale(

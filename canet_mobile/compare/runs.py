@@ -5,9 +5,9 @@
                                          users.npz     rank, route and gains of every judged user
                                          failed.txt    why it failed, with the traceback
 
-The key is a hash of configuration, data set content and code version, so a changed option is a new job and a
-finished one is never done again. Jobs talk to the comparison through these files alone, whether they run in
-this process or in others, and a killed one goes on from its training's last saved state.
+The key is a hash of configuration, data set content, measured costs and code, so a changed option is a new
+job and a finished one is never done again. Jobs talk to the comparison through these files alone, in this
+process or in others, and a killed one goes on from its training's last saved state.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,18 @@ from zipfile import BadZipFile
 import numpy as np
 
 from canet_mobile.accelerator import choose_device, move
+from canet_mobile.compare.code import code_hash
 from canet_mobile.compare.judge import is_complete, judge
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json
 from canet_mobile.train import trainer
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.config import PAPER_COSTS, TrainConfig
 from canet_mobile.train.reroute import ROUTER_KEYS, reroute
 from canet_mobile.train.run import Run, find_run, load_model
+from canet_mobile.train.spending import what_costs
 
-CODE_VERSION = 5  # raise when training or evaluation compute something else: older results no longer count
 # What a run is made with, not what it is: small differences in rounding, which the record's machine tells.
 _NOT_IN_KEY = ("threads", "accelerator", "compile")
 RUN, RECORD, USERS, FAILED = "run", "record.json", "users.npz", "failed.txt"
@@ -66,11 +68,18 @@ class Job:
     limit: int | None
     parent: Path
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Hash of all that decides the trained weights, 64 hex digits."""
+        """Hash of all that decides the trained weights, 64 hex digits.
+
+        Raises:
+            CanetError: the table of costs is none.
+        """
         config = {name: v for name, v in self.config.to_json().items() if name not in _NOT_IN_KEY}
-        what = {"config": config, "dataset": self.content_hash, "code": CODE_VERSION}
+        costs = config.pop("costs")
+        if self.config.model == "canet":  # no other model asks what a route costs
+            config["costs"] = costs if costs == PAPER_COSTS else what_costs(Path(costs))
+        what = {"config": config, "dataset": self.content_hash, "code": code_hash()}
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -6,7 +6,7 @@ wrong end of a history without a word.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -196,9 +196,7 @@ def _words(unit: str) -> str:
 
 def _date(stamp: int) -> str:
     try:
-        return (
-            datetime.fromtimestamp(stamp / SECOND, timezone.utc).strftime("%Y-%m-%d %H:%M:%S").rjust(19, "0")
-        )
+        return datetime.fromtimestamp(stamp / SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S").rjust(19, "0")
     except (ValueError, OverflowError, OSError):
         return f"the year {_year(stamp)}"
 

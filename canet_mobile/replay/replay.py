@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
+from canet_mobile.evaluate.lists import is_enough
 from canet_mobile.evaluate.metrics import metric
 from canet_mobile.machine import describe_machine, peak_resident_bytes, resident_bytes
 from canet_mobile.model.canet import Canet
@@ -65,11 +66,12 @@ def replay(
     Raises:
         CanetError: the package does not run there, or the lists of this package are too short to measure.
     """
-    if package.k < TOP:
+    seen = package.manifest["seen"]
+    if not is_enough(package.k, TOP, items=package.items, length=package.length, seen=seen):
         raise CanetError(
             f"returns {package.k} items, {METRICS[0]} needs {TOP}",
             where=package.source,
-            fix="export with --k 20",
+            fix="export without --k",
         )
     if not len(queries):
         raise CanetError("the dataset holds no held-out users")
@@ -81,7 +83,7 @@ def replay(
     expected = None
     if reference is not None:
         same_routes = as_exported(reference, package)
-        expected = routed_lists(same_routes, seqs, package.k, package.manifest["seen"], point)
+        expected = routed_lists(same_routes, seqs, package.k, seen, point)
     found = Lists(
         np.array([a.route for a in answers]),
         np.stack([a.scores for a in answers]),
@@ -92,7 +94,7 @@ def replay(
         "device": {"name": running.name, "runtime": running.runtime, "threads": running.threads},
         "machine": describe_machine(),
         "point": POINTS[point] if package.has_router else None,
-        "protocol": {"seen": package.manifest["seen"], "k": package.k, "users": len(queries)},
+        "protocol": {"seen": seen, "k": package.k, "users": len(queries)},
         "metrics": {
             "package": _accuracy(found, queries),
             "pytorch": None if expected is None else _accuracy(expected, queries),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from canet_mobile import __version__
@@ -31,6 +31,6 @@ def report_head(kind: str, package: Package) -> dict[str, Any]:
         "schema_version": 1,
         "kind": kind,
         "created_by": f"canet-mobile {__version__}",
-        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "package": describe_package(package),
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, held_out, training_targets
+from canet_mobile.evaluate.lists import list_length
 from canet_mobile.train.config import TrainConfig
 
 RARE_RETURNS = 0.01  # below this share of returning users, an app would not show an item twice
@@ -30,9 +31,14 @@ def windows_move(config: TrainConfig, dataset: Dataset) -> bool:
 
 
 def seen_protocol(config: TrainConfig, dataset: Dataset) -> str:
-    """The protocol validation is judged by: ``exclude`` where validation targets were rarely seen before."""
+    """The protocol validation is judged by: ``exclude`` where validation targets were rarely seen before.
+
+    Where it would leave somebody nothing to be shown, items are kept.
+    """
     if config.seen != "auto":
         return config.seen
+    if not list_length(dataset, config.length, "exclude", wanted=1):
+        return "keep"
     queries = held_out(dataset, "validation")
     return "keep" if len(_returns(queries)) > RARE_RETURNS * len(queries) else "exclude"
 

@@ -73,7 +73,10 @@ def identity(config: TrainConfig, dataset_hash: str) -> dict[str, str]:
 
 
 def save_weights(path: Path, model: Model, header: dict[str, str]) -> None:
-    """Write all tensors atomically: ``supernet.*`` and ``router.*``; ``model.*`` of a compared method."""
+    """Write all tensors atomically: ``supernet.*`` and ``router.*``; ``model.*`` of a compared method.
+
+    Equal weights and an equal header are equal bytes, in every process.
+    """
     from safetensors.torch import save_file
 
     tensors = {
@@ -83,6 +86,23 @@ def save_weights(path: Path, model: Model, header: dict[str, str]) -> None:
     }
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in the order of their names; safetensors writes them in a random one.
+
+    The file is 8 bytes that tell the length of its header, the header in JSON, padded with blanks, and the
+    tensors, which stay where they are.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        assert len(ordered) == size, "another order is no other length"
+        file.seek(8)
+        file.write(ordered)
 
 
 def load_weights(path: Path, model: Model, header: dict[str, str]) -> None:
@@ -119,8 +139,9 @@ def load_weights(path: Path, model: Model, header: dict[str, str]) -> None:
 
 def save_trainer_state(path: Path, state: dict[str, Any]) -> None:
     """Write optimizer and loop state (tensors and plain values only) atomically."""
-    with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+    # Into an open file: into a path, torch.save would write that path's random name, too.
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def load_trainer_state(path: Path) -> dict[str, Any]:

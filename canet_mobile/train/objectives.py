@@ -41,11 +41,42 @@ def asks_neighbours(config: TrainConfig) -> bool:
     return keeps_average(config) and config.recipe != "averaged" and config.cooccurrence > 0
 
 
-def plain(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Where the real positions are is told by their numbers, which the host knows: how many a mask holds only
+    the device can tell, and would be waited for.
+
+    Args:
+        seq, targets: item ids [B, T] int64, left-padded.
+        real: numbers of the positions with an item, in ``seq`` laid out flat, [positions] int64.
+    """
+
+    seq: Tensor
+    targets: Tensor
+    real: Tensor
+
+    def at(self, values: Tensor) -> Tensor:
+        """Values [B, T, ...] at the real positions, [positions, ...]."""
+        return values.flatten(0, 1)[self.real]
+
+    @property
+    def wanted(self) -> Tensor:
+        """The targets of the real positions, [positions] int64."""
+        return self.at(self.targets)
+
+
+def real_positions(seq: Tensor) -> Tensor:
+    """Numbers of the positions of ``seq`` [B, T] that hold an item; on a GPU this waits."""
+    return seq.flatten().nonzero()[:, 0]
+
+
+def plain(canet: Canet, config: TrainConfig, batch: Batch, tutor: Tutor | None) -> Parts:
     """A plain SASRec: full-catalogue cross-entropy at every real position."""
-    net, real = canet.supernet, seq > 0
-    states = net.sliced(seq, net.config.space.largest)[real]
-    return {"loss": catalogue_loss(net, states, targets[real]) / len(states)}
+    net = canet.supernet
+    states = batch.at(net.sliced(batch.seq, net.config.space.largest))
+    return {"loss": catalogue_loss(net, states, batch.wanted) / len(states)}
 
 
 @torch.no_grad()
@@ -76,47 +107,49 @@ class Tutor:
     share: float
 
     @torch.no_grad()
-    def at(self, seq: Tensor) -> Teacher:
-        """The teacher at every real position of ``seq`` [B, T]."""
-        real, largest = seq > 0, self.average.config.space.largest
+    def at(self, seq: Tensor, real: Tensor | None = None) -> Teacher:
+        """The teacher at every real position of ``seq`` [B, T]; None finds out which these are."""
+        real = real_positions(seq) if real is None else real
         opinion = None
         if self.neighbours is not None:
-            opinion = Opinion(self.neighbours, newest(seq)[real], self.share)
-        return Teacher(self.average, self.average.sliced(seq, largest)[real], opinion)
+            opinion = Opinion(self.neighbours, newest(seq).flatten(0, 1)[real], self.share)
+        states = self.average.sliced(seq, self.average.config.space.largest)
+        return Teacher(self.average, states.flatten(0, 1)[real], opinion)
 
 
-def taught(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
+def taught(canet: Canet, config: TrainConfig, batch: Batch, tutor: Tutor | None) -> Parts:
     """A plain SASRec that learns half from the targets, half from the average of its own weights.
 
     It is the default recipe without routes: what averaging and teaching are worth to one model alone.
     """
-    net, real = canet.supernet, seq > 0
+    net = canet.supernet
     assert tutor is not None
-    states = net.sliced(seq, net.config.space.largest)[real]
-    return {"loss": sandwich_loss(net, [states], targets[real], tutor.at(seq))[0] / len(states)}
+    states = batch.at(net.sliced(batch.seq, net.config.space.largest))
+    teacher = tutor.at(batch.seq, batch.real)
+    return {"loss": sandwich_loss(net, [states], batch.wanted, teacher)[0] / len(states)}
 
 
-def sandwich(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
+def sandwich(canet: Canet, config: TrainConfig, batch: Batch, tutor: Tutor | None) -> Parts:
     """The sandwich rule with distillation: largest, smallest and one random route, at true size.
 
     They learn from the largest route of the averaged weights; from that of this step, where none are kept.
     """
-    net, real = canet.supernet, seq > 0
+    net = canet.supernet
     space = net.config.space
-    teacher = None if tutor is None else tutor.at(seq)
+    teacher = None if tutor is None else tutor.at(batch.seq, batch.real)
     drawn = space.routes[int(torch.randint(len(space), ()))]
-    states = [net.sliced(seq, route)[real] for route in (space.largest, space.smallest, drawn)]
+    states = [batch.at(net.sliced(batch.seq, route)) for route in (space.largest, space.smallest, drawn)]
     count = len(states[0])
-    loss, (largest, smallest, random) = sandwich_loss(net, states, targets[real], teacher)
+    loss, (largest, smallest, random) = sandwich_loss(net, states, batch.wanted, teacher)
     # Halved: the three terms weigh about as much as one cross-entropy, so one learning rate fits all recipes.
     parts = {"largest": largest / count, "smallest": smallest / count, "random": random / count}
     return {"loss": loss / (2 * count), **parts}
 
 
-def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
+def rows(canet: Canet, config: TrainConfig, batch: Batch, tutor: Tutor | None) -> Parts:
     """The sandwich rule by rows: each row trains one route, so a step costs less than the full model's."""
-    net, real = canet.supernet, seq > 0
-    space = net.config.space
+    net, seq, targets = canet.supernet, batch.seq, batch.targets
+    space, real = net.config.space, batch.seq > 0
     routes = torch.randint(len(space), (len(seq),))
     draw = torch.rand(len(seq))
     routes[draw < LARGEST_ROWS] = space.id_of(space.largest)
@@ -128,15 +161,15 @@ def rows(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor:
     return {"loss": loss / real.sum()}
 
 
-def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor: Tutor | None) -> Parts:
+def paper(canet: Canet, config: TrainConfig, batch: Batch, tutor: Tutor | None) -> Parts:
     """L_SR + λ1 L_Uni + λ2 L_Guide, jointly over supernet and router (paper Eq. 7-9)."""
-    net, router, real = canet.supernet, canet.router, seq > 0
+    net, router = canet.supernet, canet.router
     assert router is not None
-    easy = easy_users(net, seq, targets, config.guide_k)
-    logits = router(seq, net.item_table).float()
+    easy = easy_users(net, batch.seq, batch.targets, config.guide_k)
+    logits = router(batch.seq, net.item_table).float()
     alpha = sample_routes(logits, config.tau)
-    states = net.masked(seq, alpha)[real]
-    recommend = catalogue_loss(net, states, targets[real]) / len(states)
+    states = batch.at(net.masked(batch.seq, alpha))
+    recommend = catalogue_loss(net, states, batch.wanted) / len(states)
     uniform, guide = uniform_loss(logits), guide_loss(logits, easy, net.config.space)
     return {
         "loss": recommend + config.lambda_uniform * uniform + config.lambda_guide * guide,
@@ -147,7 +180,7 @@ def paper(canet: Canet, config: TrainConfig, seq: Tensor, targets: Tensor, tutor
     }
 
 
-OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Tensor, Tensor, Tutor | None], Parts]] = {
+OBJECTIVES: dict[str, Callable[[Canet, TrainConfig, Batch, Tutor | None], Parts]] = {
     "sandwich": sandwich,
     "averaged": plain,
     "taught": taught,
@@ -178,17 +211,26 @@ class Objective(nn.Module):
         is_plain = config.model == "sasrec" and config.recipe not in SASREC_RECIPES
         self.recipe = plain if is_plain else OBJECTIVES[config.recipe]
 
-    def forward(self, seq: Tensor, targets: Tensor, seed: int, users: Tensor | None = None) -> Parts:
+    def forward(
+        self,
+        seq: Tensor,
+        targets: Tensor,
+        seed: int,
+        users: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> Parts:
         """Loss parts of one batch; ``loss`` is the one to minimise.
 
         Args:
             seq, targets: item ids [B, T] int64.
             seed: of the step.
             users: numbers of the histories [B] int64; only a method with factors per user needs them.
+            real: as of :class:`Batch`; None finds out.
         """
         torch.manual_seed(seed)
         if isinstance(self.model, Canet):
-            return self.recipe(self.model, self.config, seq, targets, self._tutor())
+            batch = Batch(seq, targets, real_positions(seq) if real is None else real)
+            return self.recipe(self.model, self.config, batch, self._tutor())
         return self.model.loss(seq, targets, torch.zeros_like(seq[:, 0]) if users is None else users)
 
     def _tutor(self) -> Tutor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -10,11 +10,6 @@ from typing import Any
 
 from canet_mobile.errors import UsageError, nearest, unknown_name
 from canet_mobile.train.config import KEYS, MODELS, TrainConfig, apply
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @cache

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -69,6 +69,9 @@ def stop_signals() -> Iterator[dict[str, bool]]:
             signal.signal(number, handler)
 
 
-def agreed(fabric: Fabric, decision: bool) -> bool:
+Decision = TypeVar("Decision")
+
+
+def agreed(fabric: Fabric, decision: Decision) -> Decision:
     """The first process's decision, in every process."""
     return fabric.broadcast(decision) if fabric.world_size > 1 else decision

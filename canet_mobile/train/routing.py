@@ -142,7 +142,8 @@ def _fit(
 ) -> None:
     """Least squares on standardised labels, a warm-up and a cosine."""
     known = torch.cat([labels for _, _, labels in batches])
-    mean, spread = known.mean(), known.std().clamp_min(1e-9)
+    mean = known.mean()
+    spread = known.std().clamp_min(1e-9) if len(known) > 1 else torch.ones_like(mean)  # one label has none
     optimizer = torch.optim.Adam(router.parameters(), peak)
     router.train()
     step, steps = 0, FIT_EPOCHS * len(batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,12 @@ def _paper(config: TrainConfig, items: int) -> Spending:
     return Spending("paper MFLOPs", routes, router, full_mflops(config, items))
 
 
-def _measured(config: TrainConfig, path: Path) -> Spending:
-    """A table of schemas/costs_table.schema.json that knows every route of the configuration."""
+def what_costs(path: Path) -> dict[str, Any]:
+    """What a table of schemas/costs_table.schema.json says of costs: unit, router, routes.
+
+    Raises:
+        CanetError: the file is not there, or is no such table.
+    """
     if not path.is_file():
         raise CanetError(
             "no such table of costs",
@@ -69,6 +74,12 @@ def _measured(config: TrainConfig, path: Path) -> Spending:
         )
     table = read_json(path, fix=MAKE_ONE)
     validate(table, "costs_table", where=path, fix=MAKE_ONE)
+    return {name: table[name] for name in ("unit", "router", "routes")}
+
+
+def _measured(config: TrainConfig, path: Path) -> Spending:
+    """A table that knows every route of the configuration."""
+    table = what_costs(path)
     known, unit = table["routes"], table["unit"]
     missing = [route.entry for route in config.space if route.entry not in known]
     if missing:

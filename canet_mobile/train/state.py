@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,21 @@ class LoopState:
     sums: dict[str, float] = field(default_factory=dict)
     stopped_by: str | None = None
 
-    def count(self, parts: dict[str, torch.Tensor], targets: int, seconds: float) -> float:
-        """Add one step; returns its loss."""
-        values = {name: float(value.detach()) for name, value in parts.items()}
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * targets
-        self.targets += targets
-        self.seconds += seconds
-        self.epoch_seconds += seconds
+    def count(self) -> None:
+        """Add one step."""
         self.step += 1
         self.step_in_epoch += 1
-        return values["loss"]
+
+    def spend(self, seconds: float) -> None:
+        """Add time."""
+        self.seconds += seconds
+        self.epoch_seconds += seconds
+
+    def learn(self, parts: dict[str, float], targets: int) -> None:
+        """Add the loss parts of one step, means over its targets."""
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * targets
+        self.targets += targets
 
     def means(self) -> dict[str, float]:
         """Mean of each loss part over this epoch's targets so far."""
@@ -63,6 +68,47 @@ class LoopState:
         """Start the next epoch's sums."""
         self.epoch += 1
         self.step_in_epoch, self.targets, self.epoch_seconds, self.sums = 0, 0, 0.0, {}
+
+
+class Unread:
+    """Loss parts of the newest steps, left where they were computed.
+
+    To read a figure is to wait until a GPU has done all it was given, so many steps are read at once. Nothing
+    is summed before: what is read is the same, whenever it is.
+    """
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.steps: list[tuple[torch.Tensor, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def add(self, parts: dict[str, torch.Tensor], targets: int) -> None:
+        """Keep one step's parts, each of no dimension, and its number of targets."""
+        self.names = tuple(parts)
+        self.steps.append((torch.stack([part.detach().float() for part in parts.values()]), targets))
+
+    def read(self, state: LoopState) -> int | None:
+        """Add all steps to a state's sums, oldest first, and forget them.
+
+        Args:
+            state: that has counted them already.
+
+        Returns:
+            The number of the first step whose loss is not finite; None as it should be.
+        """
+        if not self.steps:
+            return None
+        bad: list[int] = []
+        rows = torch.stack([parts for parts, _ in self.steps]).tolist()
+        for number, (row, (_, targets)) in enumerate(zip(rows, self.steps, strict=True)):
+            parts = dict(zip(self.names, row, strict=True))
+            state.learn(parts, targets)
+            if not math.isfinite(parts["loss"]):
+                bad.append(state.step - len(self.steps) + number)
+        self.steps = []
+        return bad[0] if bad else None
 
 
 class Store:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -20,6 +20,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.ties import exceeds
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
+from canet_mobile.train.least import list_note, refuse_small
 from canet_mobile.train.neighbours import find_neighbours
 from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.polish import StopAsked, polish, polishes
@@ -29,10 +30,11 @@ from canet_mobile.train.run import Run, find_run, new_run, point_latest
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing, untrained
-from canet_mobile.train.state import LoopState, Store
+from canet_mobile.train.state import LoopState, Store, Unread
 from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
+READ_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class _Session:
     windows: Windows
     queries: HeldOut
     reporter: Reporter
+    unread: Unread = field(default_factory=Unread)
 
     @property
     def writes(self) -> bool:
@@ -72,6 +75,9 @@ def train(
         force: replace an older run of the same name.
         reporter: listens to progress.
 
+    Returns:
+        The finished run. Of several processes only the first finishes it; the others return before.
+
     Raises:
         CanetError: the directory exists, the data set is too small, the disk is full.
         Interrupted: Ctrl-C; the run can be resumed.
@@ -85,7 +91,10 @@ def train(
         new_run(directory, config, dataset, force=force)
         point_latest(directory)
     fabric.barrier()
-    return _fit(fabric, find_run(directory), dataset, reporter or Silent())
+    reporter = reporter or Silent()
+    if fabric.is_global_zero and (note := list_note(dataset, config)):
+        reporter.note(note)
+    return _fit(fabric, find_run(directory), dataset, reporter)
 
 
 def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> Run:
@@ -100,20 +109,6 @@ def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> R
         )
     verify_files(run.directory, list(run.manifest["checkpoints"].values()))
     return _fit(launch(run.config), run, dataset, reporter or Silent())
-
-
-def refuse_small(dataset: Dataset, config: TrainConfig) -> None:
-    """Refuse data sets on which training could not mean anything."""
-    if dataset.num_histories < 2:
-        raise CanetError(
-            f"holds {dataset.num_histories} history; training needs at least 2", where=dataset.directory
-        )
-    if dataset.num_items <= config.guide_k:
-        raise CanetError(
-            f"holds {dataset.num_items} items, not more than guide_k = {config.guide_k}",
-            where=dataset.directory,
-            fix=f"--set guide_k={max(1, dataset.num_items // 10)}",
-        )
 
 
 def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
@@ -159,41 +154,72 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
     saved_at = time.monotonic()
     for batch in batches[state.step_in_epoch :]:
         started = time.monotonic()
-        seq, targets = (torch.from_numpy(part).to(fabric.device) for part in windows.batch(batch))
+        inputs, targets = windows.batch(batch)
+        arrays = inputs, targets, windows.users[batch], np.flatnonzero(inputs)
+        # Not to wait here either: what is copied lies in ordinary memory, from which it is read at once.
+        seq, wanted, users, real = (
+            torch.from_numpy(each).to(fabric.device, non_blocking=True) for each in arrays
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, config.epochs * len(batches))
         seed = (config.seed * 1_000_003 + state.step) * fabric.world_size + fabric.global_rank
-        users = torch.from_numpy(windows.users[batch]).to(fabric.device)
-        parts = step(seq, targets.long(), seed, users)
+        parts = step(seq, wanted.long(), seed, users, real)
         fabric.backward(parts["loss"])
         fabric.clip_gradients(step, optimizer, max_norm=config.clip, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         session.objective.follow(state.step + 1, len(batches))
-        loss = state.count(parts, int((seq > 0).sum()), time.monotonic() - started)
-        if not math.isfinite(loss):
-            raise CanetError(
-                f"the loss is not finite at step {state.step - 1}",
-                where=session.store.run.directory,
-                fix=f"lower the learning rate: --set lr={config.lr / 3:.1g}",
-            )
+        session.unread.add(parts, len(real))
+        state.count()
+        if len(session.unread) == READ_EVERY or state.step_in_epoch == len(batches):
+            _read(session)
+        state.spend(time.monotonic() - started)
         session.reporter.step(state.epoch, state.step_in_epoch, len(batches), state.means())
-        if agreed(fabric, flag["stop"]):
+        if not _asks(session):
+            continue
+        late = bool(config.max_minutes) and state.seconds > 60 * config.max_minutes
+        stop, late, save = agreed(fabric, (flag["stop"], late, time.monotonic() - saved_at > SAVE_SECONDS))
+        if stop:
             _save(session, optimizer, "interrupted")
             raise Interrupted(
                 f"stopped at epoch {state.epoch + 1}, step {state.step_in_epoch} of {len(batches)}; saved",
                 where=session.store.run.directory,
                 fix=f"canet-mobile train --resume {session.store.run.directory}",
             )
-        if config.max_minutes and agreed(fabric, state.seconds > 60 * config.max_minutes):
+        if late:
             state.stopped_by = "max_minutes"
+            _read(session)
             return
-        if agreed(fabric, time.monotonic() - saved_at > SAVE_SECONDS):
+        if save:
             _save(session, optimizer, "running")
             saved_at = time.monotonic()
 
 
+def _asks(session: _Session) -> bool:
+    """Whether the processes agree after this step on what is next: several GPUs would wait for it."""
+    fabric = session.fabric
+    several = fabric.world_size > 1 and fabric.device.type != "cpu"
+    return not several or session.state.step_in_epoch % READ_EVERY == 0
+
+
+def _read(session: _Session) -> None:
+    """Read the losses of the newest steps.
+
+    Raises:
+        CanetError: one is not finite; the weights in memory are spoilt, not the saved ones.
+    """
+    newest = session.state.step - 1
+    if (step := session.unread.read(session.state)) is not None:
+        raise CanetError(
+            f"the loss is not finite at step {step}"
+            + (f" (seen after step {newest})" if step < newest else ""),
+            where=session.store.run.directory,
+            fix=f"lower the learning rate: --set lr={session.config.lr / 3:.1g}",
+        )
+
+
 def _save(session: _Session, optimizer: torch.optim.Optimizer, status: str) -> None:
+    _read(session)
     if session.writes:
         session.store.weights("last", session.state.step)
         if session.objective.average is not None:
@@ -235,20 +261,23 @@ def _end_of_epoch(session: _Session) -> None:
 
 
 def _finish(session: _Session, flag: dict[str, bool]) -> Run:
-    """Take the best weights, polish them and fit the router where the recipe asks for it, write the model."""
+    """Take the best weights, polish them and fit the router where the recipe asks for it, write the model.
+
+    That is the first process's alone, and may take longer than any barrier waits: the others are done.
+    """
     config, store, state = session.config, session.store, session.state
-    if session.writes:
-        store.load("best")
-        if polishes(config, state.stopped_by):
-            _polish(session, flag)
-        model, routing = settle_routing(
-            store.model, config, session.dataset, session.windows, session.queries, session.reporter
-        )
-        store.run.manifest["routing"] = routing
-        store.weights("model", state.step, model)
-        store.forget_training()
-        store.commit(state, "finished")
-    session.fabric.barrier()
+    if not session.writes:
+        return find_run(store.run.directory)
+    store.load("best")
+    if polishes(config, state.stopped_by):
+        _polish(session, flag)
+    model, routing = settle_routing(
+        store.model, config, session.dataset, session.windows, session.queries, session.reporter
+    )
+    store.run.manifest["routing"] = routing
+    store.weights("model", state.step, model)
+    store.forget_training()
+    store.commit(state, "finished")
     return find_run(store.run.directory)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from canet_export.accuracy import TOP, mean_ndcg
 from canet_export.job import Job
 from canet_mobile.data.split import HeldOut
+from canet_mobile.evaluate.lists import is_enough
 from canet_mobile.evaluate.spent import Costs
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
@@ -87,16 +88,18 @@ def unmeasured_points() -> list[dict[str, Any]]:
 
 
 def measure(canet: Canet, job: Job, queries: HeldOut) -> Measured | None:
-    """All but the package's own figures; None where lists are shorter than 10 or there is no user.
+    """All but the package's own figures; None without users, or of lists too short for NDCG@10.
 
     Args:
         canet: as trained, its router restricted to the job's routes.
         job: what is exported.
         queries: validation users.
     """
-    if job.k < TOP or not len(queries):
+    config = canet.supernet.config
+    enough = is_enough(job.k, TOP, items=config.items, length=config.length, seen=job.seen)
+    if not enough or not len(queries):
         return None
-    seqs = queries.inputs(slice(None), canet.supernet.config.length)
+    seqs = queries.inputs(slice(None), config.length)
     points = range(len(POINTS)) if job.has_router else (BALANCED,)
     exact, ours = (lists_at(model, seqs, job.k, job.seen, points) for model in (canet, job.reference))
     each = zip(points, exact, ours, strict=True)

@@ -28,6 +28,7 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, held_out
 from canet_mobile.errors import ParityError, UsageError
 from canet_mobile.evaluate.costs import route_costs
+from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
@@ -49,7 +50,7 @@ class ExportOptions:
         quantization: ``int8`` (one integer supernet, one scale per output row), ``int4`` (groups of 32),
             ``fp16`` or ``fp32``.
         routes: the submodels; None exports all. With fewer, the router chooses among these only.
-        k: items per answer.
+        k: items per answer; None is 20, or as many as there are left.
         seen: ``exclude`` removes the items of the input inside the graph.
         split: see :class:`Job`.
         minimum_os: see :class:`Job`.
@@ -60,7 +61,7 @@ class ExportOptions:
 
     quantization: Quantization = "int8"
     routes: tuple[Route, ...] | None = None
-    k: int = 20
+    k: int | None = None
     seen: Seen = "keep"
     split: bool = False
     minimum_os: str | None = None
@@ -102,7 +103,10 @@ def prepare(
         CanetError: int4 loses more than the bound.
     """
     space, config = canet.space, canet.supernet.config
-    _check_k(options, config.items, config.length)
+    k = _chosen_k(options, dataset, config.length)
+    if k < (options.k or LIST_LENGTH):
+        least = f"{k} of {config.items} items: seen=exclude leaves some histories no more"
+        warn(f"lists hold {f'all {k} items' if options.seen == 'keep' else least}")
     chosen = set(options.routes or space.routes)
     routes = tuple(route for route in space if route in chosen)
     model = restricted(canet, [space.id_of(route) for route in routes])
@@ -120,7 +124,7 @@ def prepare(
                 f"validation users, less than {MIN_ROUTER_AGREEMENT:.1%}"
             )
     job = Job(
-        model, integers, options.quantization, routes, options.k, options.seen,
+        model, integers, options.quantization, routes, k, options.seen,
         split=options.split, minimum_os=options.minimum_os, plain=options.plain,
         item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
@@ -239,13 +243,28 @@ def routes_in_use(run: Run, canet: Canet) -> tuple[Route, ...]:
     return tuple(route for route in canet.space if route.entry in kept)
 
 
-def _check_k(options: ExportOptions, items: int, length: int) -> None:
-    most = items - length if options.seen == "exclude" else items
-    if options.k > most:
-        left = f" besides the {length} of a full input" if options.seen == "exclude" else ""
+def _chosen_k(options: ExportOptions, dataset: Dataset, length: int) -> int:
+    """The length of the lists: what was asked for, else :data:`LIST_LENGTH` or what is left.
+
+    Raises:
+        UsageError: there are not as many items, or none.
+    """
+    wanted = options.k or LIST_LENGTH
+    most = list_length(dataset, length, options.seen, wanted)
+    if not most:
         raise UsageError(
-            f"--k {options.k}: there are only {max(most, 0)} items{left}", fix=f"--k {max(most, 1)}"
+            f"--seen exclude leaves nothing to recommend: one history holds all {dataset.num_items} items",
+            where=dataset.directory,
+            fix="--seen keep",
         )
+    if options.k and options.k > most:
+        holds = f" besides the {dataset.num_items - most} that one history holds"
+        raise UsageError(
+            f"--k {options.k}: there are only {most} items{holds if options.seen == 'exclude' else ''}",
+            where=dataset.directory,
+            fix=f"--k {most}, or leave it out",
+        )
+    return most
 
 
 def _golden_histories(dataset: Dataset, job: Job) -> NDArray[np.int32]:

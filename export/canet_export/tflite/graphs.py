@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from canet_export.graph import RouteGraph, RouterGraph, build_graphs
+from canet_export.graph import RouteGraph, RouterGraph, Seen, build_graphs
 from canet_export.integers import GROUP, TABLE
 from canet_export.job import Job
 from canet_export.slices import Embedding, Leaf, Linear, Slice, Weights
@@ -22,13 +22,23 @@ class TfliteRoute(RouteGraph):
     """A route. With ``exclude`` it takes k + L candidates, then drops those that stand in the input.
 
     A scatter over the catalogue would stay outside the delegate and copy every score; this looks at k + L.
+
+    Args:
+        weights, canet, route, k, seen: as of :class:`RouteGraph`; ``canet`` may stand in for another one.
+        classes: of the model that is exported, V + 1: there may be fewer than k + L.
     """
+
+    def __init__(
+        self, weights: Weights, canet: Canet, route: Route, k: int, seen: Seen, classes: int
+    ) -> None:
+        super().__init__(weights, canet, route, k, seen)
+        self.candidates = min(k + canet.supernet.config.length, classes)
 
     def answer(self, seq: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         if self.seen == "keep":
             values, ids = torch.topk(scores, self.k, dim=-1)
             return values, ids
-        values, ids = torch.topk(scores, min(self.k + seq.shape[1], scores.shape[-1]), dim=-1)
+        values, ids = torch.topk(scores, self.candidates, dim=-1)
         ids = ids.to(torch.int32)
         seen = (ids.unsqueeze(-1) == seq.unsqueeze(1)).to(torch.float32).amax(-1)
         values = values * (1 - seen) + seen * PAD_CLASS_BIAS
@@ -107,8 +117,9 @@ def tflite_graphs(
     model = job.reference if model is None else model
     graphs = build_graphs(model, (), job.k, job.seen)  # the router
     weights = Weights(model)
+    classes = job.canet.supernet.config.items + 1
     for route in job.routes if routes is None else routes:
-        graphs[route.entry] = TfliteRoute(weights, model, route, job.k, job.seen)
+        graphs[route.entry] = TfliteRoute(weights, model, route, job.k, job.seen, classes)
     for each in graphs.values():
         _split_tables(each, weights, job)
     return {entry: graph.eval() for entry, graph in graphs.items()}
