@@ -35,7 +35,11 @@ NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably h
     "--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/<data>-<model>-<n>."
 )
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
-@click.option("--force", is_flag=True, help="Replace an older run in --out.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the run that stands at --out when the new one is finished; until then that is in OUT.new.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
 def train(
     data: Path | None,

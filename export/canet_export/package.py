@@ -160,7 +160,7 @@ def export_package(
     job, queries = prepared.job, prepared.queries
     target.require_quantization(job.quantization)
     target.require_toolkit()
-    with staged_directory(out, force=force) as stage:
+    with staged_directory(out, force=force, kind="package") as stage:
         result = target.export(job, stage, progress)
         progress("read the weights back")
         weights = target.check_stored(stage, job)
