@@ -112,7 +112,7 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     """What a folder, a zipped package or a report says about itself, when canet-mobile made it.
 
     Other programs have a ``manifest.json`` too (browser extensions, web apps); ours names its kind, the
-    version of its schema, and us. Nothing is verified here: the answer says whose it is, not that it is whole.
+    version of its schema, and us. Nothing is verified: the answer says whose it is, not that it is whole.
 
     Args:
         path: a folder with a manifest, a zip of such a folder, or a JSON document.

@@ -31,7 +31,9 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'polars', 'numpy', 'rich', 'executorch'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -122,7 +124,7 @@ def test_the_demo_will_not_delete_what_it_did_not_make(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "thesis.txt").write_text("mine")
+    (tmp_path / "demo" / "thesis.txt").write_text("mine", encoding="utf-8")
     assert run(["demo", "--force"]) == 1
-    assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "demo" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert "not an artefact" in capsys.readouterr().err

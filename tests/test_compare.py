@@ -27,7 +27,7 @@ from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 
 @pytest.fixture(scope="module")
 def document(compared: Path) -> dict:
-    return json.loads((compared / "compare.json").read_text())
+    return json.loads((compared / "compare.json").read_text(encoding="utf-8"))
 
 
 def test_sasrec_same_is_as_large_as_canet_turned_out_to_be(compared_data: Dataset, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_folders_of_others_are_refused(compared_data: Dataset, compared: Path, t
     assert "--force" in str(error.value)
     mine = tmp_path / "thesis"
     mine.mkdir()
-    (mine / "thesis.txt").write_text("mine")
+    (mine / "thesis.txt").write_text("mine", encoding="utf-8")
     for force in (False, True):
         with pytest.raises(CanetError, match=r"already exists|not an artefact"):
             compare(compared_data, plan("fpmc"), mine, force=force, say=quiet)
@@ -131,7 +131,7 @@ def test_the_command_prints_its_results_and_its_exit_code(
     assert cli([*arguments, "--json", "--budget", "0.2"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads(
-        (tmp_path / "compare" / "small" / "compare.json").read_text()
+        (tmp_path / "compare" / "small" / "compare.json").read_text(encoding="utf-8")
     )
     assert json.loads(printed.out)["budget"] == 0.2 and "2 of 2 runs" in printed.err
     monkeypatch.setattr(trainer, "train", failing("fpmc"))

@@ -26,7 +26,7 @@ from canet_mobile.train.config import TrainConfig
 
 @pytest.fixture(scope="module")
 def document(compared: Path) -> dict:
-    return json.loads((compared / "compare.json").read_text())
+    return json.loads((compared / "compare.json").read_text(encoding="utf-8"))
 
 
 def test_nothing_that_is_cached_is_computed_again(
@@ -124,7 +124,7 @@ def test_a_killed_comparison_with_workers_goes_on_to_the_result_of_a_whole_one(t
     assert process.stderr is not None
     process.stderr.read()  # the workers hold its other end: it closes when they have gone
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    killed = json.loads((tmp_path / "killed" / "compare.json").read_text())
+    killed = json.loads((tmp_path / "killed" / "compare.json").read_text(encoding="utf-8"))
     whole = compare(data, plan("fpmc", "sasrec-8x2", **more), tmp_path / "whole", force=False, say=quiet)
     for document in (killed, whole):
         assert not failed(document)

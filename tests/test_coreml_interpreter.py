@@ -223,6 +223,6 @@ def test_damaged_files_are_errors_that_name_them(int8: Made, tmp_path: Path) -> 
     (path / MODEL).write_bytes(b"")
     with pytest.raises(MilError, match="not an mlProgram"):
         open_mlpackage(path)
-    (path / MANIFEST).write_text("{}")
+    (path / MANIFEST).write_text("{}", encoding="utf-8")
     with pytest.raises(MilError, match=r"is no readable \.mlpackage"):
         open_mlpackage(path)

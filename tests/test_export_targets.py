@@ -199,7 +199,7 @@ def test_a_system_without_the_toolkit_is_told_so(
 
 def test_one_folder_that_stands_there_stops_all_four(run: Path, tmp_path: Path) -> None:
     (tmp_path / "all" / "onnx").mkdir(parents=True)
-    (tmp_path / "all" / "onnx" / "notes.txt").write_text("mine")
+    (tmp_path / "all" / "onnx" / "notes.txt").write_text("mine", encoding="utf-8")
     error = call(export, run, "--target", "all", "--out", tmp_path / "all").exception
     assert "already exists" in str(error)
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["onnx"]

@@ -24,36 +24,39 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     path = tmp_path / "a.json"
     write_json(path, {"n": 1})
     with pytest.raises(RuntimeError), atomic_file(path) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise RuntimeError
     assert read_json(path) == {"n": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_failed_directory_leaves_nothing_not_even_the_folders_above_it(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), staged_directory(tmp_path / "x" / "y", force=False) as stage:
-        (stage / "file").write_text("half")
+    with (
+        pytest.raises(RuntimeError),
+        staged_directory(tmp_path / "x" / "y", force=False, kind="dataset") as stage,
+    ):
+        (stage / "file").write_text("half", encoding="utf-8")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_replacement_keeps_the_old_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with staged_directory(out, force=False) as stage:
-        (stage / MANIFEST).write_text("{}")
-    with pytest.raises(RuntimeError), staged_directory(out, force=True) as stage:
-        (stage / MANIFEST).write_text("other")
+    with staged_directory(out, force=False, kind="dataset") as stage:
+        (stage / MANIFEST).write_text("{}", encoding="utf-8")
+    with pytest.raises(RuntimeError), staged_directory(out, force=True, kind="dataset") as stage:
+        (stage / MANIFEST).write_text("other", encoding="utf-8")
         raise RuntimeError
-    assert (out / MANIFEST).read_text() == "{}"
-    with staged_directory(out, force=True) as stage:
-        (stage / MANIFEST).write_text("new")
-    assert (out / MANIFEST).read_text() == "new"
+    assert (out / MANIFEST).read_text(encoding="utf-8") == "{}"
+    with staged_directory(out, force=True, kind="dataset") as stage:
+        (stage / MANIFEST).write_text("new", encoding="utf-8")
+    assert (out / MANIFEST).read_text(encoding="utf-8") == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_force_deletes_only_what_we_made(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").write_text("cat")
+    (tmp_path / "photos" / "cat.jpg").write_text("cat", encoding="utf-8")
     with pytest.raises(CanetError, match="not an artefact"):
         refuse_existing(tmp_path / "photos", force=True)
     with pytest.raises(CanetError, match="is a file"):
@@ -68,7 +71,7 @@ def test_force_deletes_only_what_we_made(tmp_path: Path) -> None:
 def test_disk_errors_name_the_target(number: int, message: str, tmp_path: Path) -> None:
     with (
         pytest.raises(CanetError, match=message) as caught,
-        staged_directory(tmp_path / "out", force=False),
+        staged_directory(tmp_path / "out", force=False, kind="dataset"),
     ):
         raise OSError(number, "system words")
     assert str(tmp_path / "out") in str(caught.value)
@@ -90,7 +93,7 @@ def test_changed_files_are_refused_by_name(damage: str, tmp_path: Path) -> None:
 
 
 def test_broken_json_names_line_and_column(tmp_path: Path) -> None:
-    (tmp_path / "m.json").write_text('{"a": 1,\n "b" 2}')
+    (tmp_path / "m.json").write_text('{"a": 1,\n "b" 2}', encoding="utf-8")
     with pytest.raises(CanetError, match=r"m\.json[\s\S]*line 2 column"):
         read_json(tmp_path / "m.json")
 

@@ -48,8 +48,8 @@ def make_world(root: Path, quantization: str) -> World:
         integers=None
         if integers is None
         else {"sha256": integers.sha256, "tensors": len(integers.tensors), "higher_precision": []},
-        dataset={"name": "toy", "content_hash": dataset.content_hash, "directory": str(dataset.directory)},
-        checkpoint={"run": "run", "sha256": run.checkpoint_sha256},
+        dataset={"name": "toy", "content_hash": dataset.content_hash},
+        checkpoint={"sha256": run.checkpoint_sha256},
     )
     return World(canet, dataset.directory, run.directory, package)
 
@@ -228,7 +228,7 @@ def test_another_checkpoint_or_dataset_is_refused_by_hash(world: World, tmp_path
         assert "content hash" in str(result.exception)
         assert getattr(result.exception, "exit_code", None) == 1
     package = world.copy(tmp_path)
-    refresh(package, dataset={"name": "toy", "content_hash": other.content_hash, "directory": "gone"})
+    refresh(package, dataset={"name": "toy", "content_hash": "0" * 64})
     result = invoke(replay, package)
     assert "dataset is not here" in str(result.exception)
     assert "--data" in str(result.exception)

@@ -150,7 +150,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
 
 
 def test_the_model_file_must_be_listed(package: Path) -> None:
-    (package / "other.txt").write_text("x")
+    (package / "other.txt").write_text("x", encoding="utf-8")
     refresh(package)
     listed = read_json(package / "manifest.json")["files"]
     edit(package, files=[f for f in listed if f["name"] != "canet.pte"])
@@ -158,7 +158,7 @@ def test_the_model_file_must_be_listed(package: Path) -> None:
 
 
 def test_unlisted_files_are_reported_and_unlisted_models_refused(package: Path, tmp_path: Path) -> None:
-    (package / "notes.txt").write_text("mine")
+    (package / "notes.txt").write_text("mine", encoding="utf-8")
     for path in (package, zipped(package, tmp_path / "p.zip")):
         assert "'notes.txt' is not listed" in open_package(path).warnings[0]
     (package / "other.tflite").write_bytes(b"x")
@@ -168,10 +168,12 @@ def test_unlisted_files_are_reported_and_unlisted_models_refused(package: Path, 
 
 def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
     path = package / "golden.jsonl"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
 
     def spoiled(**changed: Any) -> str:
-        path.write_text("\n".join([json.dumps({**json.loads(lines[0]), **changed}), *lines[1:]]) + "\n")
+        path.write_text(
+            "\n".join([json.dumps({**json.loads(lines[0]), **changed}), *lines[1:]]) + "\n", encoding="utf-8"
+        )
         refresh(package)
         return refused(package)
 
@@ -193,13 +195,13 @@ def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
         text = spoiled(**changed)
         assert said in text
         assert "line 1" in text
-    path.write_text("\n".join(lines[:-1]) + "\n")
+    path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     refresh(package)
     assert "1 rows for e16_h16_d2" in refused(package)
-    path.write_text("\n".join([lines[1], lines[1], *(line for line in lines[2:])]) + "\n")
+    path.write_text("\n".join([lines[1], lines[1], *(line for line in lines[2:])]) + "\n", encoding="utf-8")
     refresh(package)
     assert open_package(package)
-    path.write_text("\n".join(line for n, line in enumerate(lines * 2) if n % 2) + "\n")
+    path.write_text("\n".join(line for n, line in enumerate(lines * 2) if n % 2) + "\n", encoding="utf-8")
     refresh(package)
     assert "history of one item" in refused(package)
 
@@ -209,12 +211,12 @@ def test_no_package_at_all(package: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no manifest.json" in refused(tmp_path / "empty")
     text = tmp_path / "text.zip"
-    text.write_text("hello")
+    text.write_text("hello", encoding="utf-8")
     assert "neither a directory nor a whole zip" in refused(text)
     whole = zipped(package, tmp_path / "p.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     assert "cut.zip" in refused(tmp_path / "cut.zip")
-    (package / "manifest.json").write_text("{")
+    (package / "manifest.json").write_text("{", encoding="utf-8")
     assert "not valid JSON" in refused(package)
 
 

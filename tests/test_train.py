@@ -33,7 +33,10 @@ def test_a_seed_gives_the_same_model_twice_and_learns(recipe: str, dataset: Data
     config = of_recipe(recipe, epochs=4, lr=1e-2)
     runs = [train(config, dataset, tmp_path / name) for name in ("a", "b")]
     assert_same(load_model(runs[0]), load_model(runs[1]))
-    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert lines[-1]["train"]["loss"] < lines[0]["train"]["loss"]
     assert all(0 <= line["validation"]["ndcg10"] <= 1 for line in lines)
     if recipe not in SASREC_RECIPES:
@@ -76,7 +79,7 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(
     assert_same(load_model(whole), load_model(resumed))
 
     def steady(run: str) -> list[dict]:
-        records = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        records = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         return [{k: v for k, v in r.items() if k not in ("seconds", "targets_per_second")} for r in records]
 
     assert steady("whole") == steady("cut")
@@ -127,7 +130,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
          "--set=recipe=paper", *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        encoding="utf-8",)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation") == 1, "only the first process reports"
     run = find_run(tmp_path / "two")
@@ -136,7 +139,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     # Two processes share an epoch's batches between them.
     assert run.manifest["progress"]["step"] == 3 * (alone.manifest["progress"]["step"] // 3 // 2)
     losses = [
-        json.loads(x)["train"]["loss"] for x in (tmp_path / "two/metrics.jsonl").read_text().splitlines()
+        json.loads(x)["train"]["loss"]
+        for x in (tmp_path / "two/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert losses[-1] < losses[0]
 
@@ -283,10 +287,10 @@ def test_beta2_changes_what_is_learned(dataset: Dataset, tmp_path: Path) -> None
 
 def test_a_run_older_than_a_key_keeps_what_it_was_trained_with(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(epochs=1), dataset, tmp_path / "run")
-    document = json.loads((run.directory / "manifest.json").read_text())
+    document = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
     for key in ("residual_power", "beta2", "moving", "cooccurrence", "polish"):
         del document["config"][key]
-    (run.directory / "manifest.json").write_text(json.dumps(document))
+    (run.directory / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
     found = find_run(run.directory).config
     assert (found.residual_power, found.beta2, found.moving) == (0.0, 0.999, False)
     assert (found.cooccurrence, found.polish) == (0.0, 0)
@@ -334,9 +338,9 @@ def test_bad_configuration_names_the_key_the_value_and_the_fix(arguments: dict, 
 
 def test_a_toml_file_lies_between_preset_and_settings(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text("lr = 0.5\nbatch = 7\nhidden = [64, 128]\n")
+    file.write_text("lr = 0.5\nbatch = 7\nhidden = [64, 128]\n", encoding="utf-8")
     config = build_config(preset="quick", file=file, settings=("batch=9",))
     assert (config.lr, config.batch, config.hidden, config.recipe) == (0.5, 9, (64, 128), "rows")
-    file.write_text("lr = \n")
+    file.write_text("lr = \n", encoding="utf-8")
     with pytest.raises(UsageError, match="not valid TOML"):
         build_config(file=file)

@@ -72,9 +72,10 @@ def train(
       torchrun --nproc-per-node 2 -m canet_mobile train    several processes (DDP)
     """
     from canet_mobile.cli.progress import TrainReporter
+    from canet_mobile.places import RUNS
     from canet_mobile.train import trainer
     from canet_mobile.train.presets import build_config
-    from canet_mobile.train.run import RUNS, find_run, open_dataset
+    from canet_mobile.train.run import find_run, open_dataset
 
     if resumed is not None:
         if settings or config_file or width or depth or preset != "default" or model != "canet":

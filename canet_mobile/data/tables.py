@@ -1,7 +1,7 @@
 """Parquet files by their names: the one place where Polars is given a path to read or write.
 
-Polars takes a path for a pattern (``[ ] * ?``), a URL or a place below the home folder (``~``). What stands in
-our own folders is a name and nothing else, so Polars is given the open file.
+Polars takes a path for a pattern (``[ ] * ?``), a URL or a place below the home folder (``~``). What stands
+in our own folders is a name and nothing else, so Polars is given the open file.
 """
 
 from __future__ import annotations

@@ -39,11 +39,11 @@ from canet_mobile.files import (
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
+from canet_mobile.places import RUNS, dataset_places, find_dataset, listed
 from canet_mobile.schema import validate
 from canet_mobile.train.checkpoint import build_any, identity, load_weights
 from canet_mobile.train.config import BASELINES, BEFORE, TrainConfig, apply
 
-RUNS = Path("runs")
 LATEST = "latest"
 METRICS = "metrics.jsonl"
 
@@ -243,9 +243,16 @@ def open_dataset(run: Run, override: Path | None = None) -> Dataset:
     """
     directory = override or run.dataset_directory
     if override is None and not directory.is_dir():
-        raise CanetError(
-            "the run's data set is no longer here", where=directory, fix="name its new place with --data DIR"
-        )
+        places = dataset_places(run.directory)
+        found = find_dataset(run.dataset_hash, places)
+        if found is None:
+            raise CanetError(
+                f"the run's data set is no longer here, and none with its content hash "
+                f"{run.dataset_hash[:12]}… is in {listed(places)}",
+                where=directory,
+                fix="name its new place with --data DIR",
+            )
+        directory = found
     dataset = load_dataset(directory)
     if dataset.content_hash != run.dataset_hash:
         raise CanetError(
