@@ -81,7 +81,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 def measure(way: str, folder: Path) -> dict[str, float]:
     """Resident bytes and CPU milliseconds until router and smallest route have run once."""
-    import ai_edge_litert.compiled_model
+    import ai_edge_litert.compiled_model  # noqa: F401
     import ai_edge_litert.interpreter  # noqa: F401
 
     package = open_package(folder)
