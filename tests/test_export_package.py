@@ -93,8 +93,8 @@ def test_the_manifest_is_printed_and_names_its_sources(
     run, dataset = world
     manifest = json.loads(made[1].stdout)
     assert manifest == json.loads((made[0] / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["checkpoint"] == {"run": "first", "sha256": run.checkpoint_sha256}
-    assert manifest["dataset"]["content_hash"] == dataset.content_hash
+    assert manifest["checkpoint"] == {"sha256": run.checkpoint_sha256}
+    assert manifest["dataset"] == {"name": dataset.name, "content_hash": dataset.content_hash}
     assert manifest["quantization"] == "int8"
     assert manifest["seen"] == seen_protocol(run.config, dataset)
     assert manifest["router"]["table"] == "own"
@@ -268,7 +268,7 @@ def test_wrong_usage_is_refused_before_any_work(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
     found = call(run, "--target", "executorch", "--out", tmp_path / "mine", "--force").exception
-    assert "--force will not delete it" in str(found)
+    assert "is not replaced, with --force or without" in str(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
     assert command_line(["export", str(tmp_path / "no-run"), "--target", "executorch"]) == 1
     assert "no-run" in capsys.readouterr().err
