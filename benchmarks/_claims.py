@@ -6,7 +6,8 @@ from typing import Any
 
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
-from canet_mobile.train.advice import pays
+from canet_mobile.ties import best
+from canet_mobile.train.advice import ships_router
 from canet_mobile.train.config import BEFORE, TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
@@ -119,7 +120,7 @@ def claims_row(data: str, found: Records, together: dict[str, Any] | None = None
     of_largest, over_random = against_itself(ours, together)
     papers = found.get("canet-paper", [])
     plain = {name: seeds for name, seeds in found.items() if is_plain_sasrec(name)}
-    nearest = min(plain, key=lambda name: abs(_cost(plain[name][0]) - cost), default="")
+    nearest = best(plain, lambda name: -abs(_cost(plain[name][0]) - cost)) if plain else ""
     size = f" ({nearest.removeprefix('sasrec-')})" if nearest else ""
     ratios = [ratio for _, _, _, ratio in twins(found)]
     cells = (
@@ -133,7 +134,7 @@ def claims_row(data: str, found: Records, together: dict[str, Any] | None = None
         f"{quality / each[0]['floors']['markov'][seen]['ndcg@10']:.2f}",
         over_random,
         f"{mean(ratios):.3f} ({len(ratios)})" if ratios else "not run",
-        ", ".join(_advice(record) for record in ours),
+        ", ".join(advised(ours)),
         _as_advised(ours, seen),
     )
     return f"| {' | '.join(cells)} |\n"
@@ -296,8 +297,13 @@ def _shipped(record: dict[str, Any], seen: str) -> tuple[float, float]:
     return route[seen]["ndcg@10"], route["paper_mflops"]
 
 
+def advised(ours: list[dict[str, Any]]) -> list[str]:
+    """What to ship, seed by seed."""
+    return [_advice(record) for record in ours]
+
+
 def _advice(record: dict[str, Any]) -> str:
-    """By today's rule from what validation users said then."""
+    """By the rule of the day from what validation users said then."""
     found = record["routing"].get("advice")
     if found is None or "against_random" not in found:
         return "–"
@@ -306,4 +312,4 @@ def _advice(record: dict[str, Any]) -> str:
 
 def _to_ship(advice: dict[str, Any]) -> str:
     """The router where it pays, or the route for everybody."""
-    return "the router" if pays(advice) else str(advice["fixed"])
+    return "the router" if ships_router(advice) else str(advice["fixed"])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from canet_mobile.machine import quiet
+from canet_mobile.telemetry import onnxruntime
 
 
 def export_stock(model: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
@@ -25,7 +26,7 @@ def export_stock(model: nn.Module, example: tuple[Tensor, ...], path: Path) -> N
 
 def open_stock(path: Path, threads: int) -> Callable[[NDArray[np.int32]], None]:
     """A function that runs the exported model once on a history [L]."""
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

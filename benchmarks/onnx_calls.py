@@ -26,13 +26,14 @@ from canet_mobile.model.points import BALANCED
 from canet_mobile.replay.device import open_device, recommend
 from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import find_dataset
+from canet_mobile.telemetry import onnxruntime
 
 ROUNDS = 12
 
 
 def ways(package: Package, work: Path) -> dict[str, Callable[[np.ndarray], Any]]:
     """By name: what runs on one history [L]."""
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     path = work / f"stock-onnx-{package.items}-{package.length}.model"
     if not path.exists():

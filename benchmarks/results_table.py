@@ -19,6 +19,7 @@ from _claims import (
     DOUBLE_DAGGER,
     PARTS_HEADER,
     POLISH_HEADER,
+    advised,
     budget_row,
     claims_row,
     default_runs,
@@ -34,6 +35,8 @@ from _claims import HEADER as CLAIMS_HEADER
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.compare.tables import figure
+from canet_mobile.evaluate.verdict import verdict
+from canet_mobile.files import atomic_file
 from canet_mobile.train.config import TrainConfig
 
 HERE = Path(__file__).parent
@@ -74,9 +77,9 @@ all methods of a data set, under the protocol of its validation. Ratios are of N
 of its own supernet, to the plain SASRec nearest in cost, to CANet trained by the paper's recipe, to a first-order Markov
 chain, and, on average over sizes, of a route to a plain SASRec of its size that was trained alone. Two columns set a model
 beside itself, the largest route and random routing: these are over all test users where `routing_over_seeds.py` has been run
-(`benchmarks/results/routing/`), also where the others are over 25,000 of them. What users gain by being routed is averaged
+(`benchmarks/results/routing/`), also where the others are over the part of them that `compare_methods.py` asks. What users gain by being routed is averaged
 over seeds first, and the standard error is then taken over users, or over seeds if that is larger. The last columns are
-what `train` advises of each seed by today's rule (docs/training.md) from what validation users said, and what test users who
+what `train` advises of each seed by the rule of the day (docs/training.md, "Advice") from what validation users said, and what test users who
 are served by that get and cost. CANet and the plain SASRecs have blocks that act from the start (docs/training.md), but
 where a † says otherwise; the other methods were recorded when blocks still started closed.
 
@@ -98,7 +101,7 @@ those days is compared with it, one measured before windows moved with "fixed wi
 budget was 0.3 with "a budget of 0.3", which shares the default's supernets. "A router of both routes'
 doubts" is told, beside how unsure the small route is, a weighted sum of how unsure both are, with weights fitted to who
 gained on validation; it shares the default's supernets. The code of these two routers is in the history alone. On s3rec-beauty,
-diginetica and yoochoose-100k all windows are fixed: hardly 1 % of the histories there are longer than one. A part is
+diginetica and yoochoose-100k all windows are fixed: hardly any history there is longer than one. A part is
 compared with the default, of today or of then, from which it differs in the fewest settings. † is from before blocks acted
 from the start: what is compared has them closed on both sides. ‡ is from before neighbours had a say: what is compared has
 none on both sides. Of "taught by its average alone" the router, too, is from before: its ladder was not chosen by what it
@@ -112,7 +115,7 @@ BUDGETS = f"""
 
 The same supernets with a router for another share of SASRec-full's cost, as `canet-mobile route RUN --budget B` fits it, on
 all test users (`routing_over_seeds.py --budget B`). The default is {TrainConfig().budget:g}. It was 0.3, at which most users can have 128 × 2
-(26 to 35 % of SASRec-full) and the others hardly less, and was changed when 0.15 to 0.3 had been seen on test users of
+and the others hardly less, and was changed when other budgets had been seen on test users of
 s3rec-beauty, nowplaying and amazon-beauty (seed 0): on these three it has not been chosen blindly. Seed 1 of amazon-beauty
 was finished and judged after it.
 
@@ -300,7 +303,7 @@ def section(data: str, found: dict[str, list[dict[str, Any]]]) -> str:
             f"\n{title(name, record)}{which}: {routing['routes_used']} routes in use, the most used holds "
         )
         text += f"{routing['largest_share']:.0%} of users, normalised route entropy "
-        text += f"{routing['normalised_entropy']:.2f}. " + " ".join(record["evaluation"]["verdict"]) + "\n"
+        text += f"{routing['normalised_entropy']:.2f}. " + " ".join(verdict(record["evaluation"])) + "\n"
     if missing:
         text += f"\nNot run: {', '.join(missing)}.\n"
     return text + on_gpus(found)
@@ -315,12 +318,8 @@ def on_gpus(found: dict[str, list[dict[str, Any]]]) -> str:
     return "".join(f"\nOn {card}: {', '.join(names)}.\n" for card, names in cards.items())
 
 
-def main() -> None:
-    """Write both documents."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
+def pages(readme: str) -> tuple[str, str]:
+    """docs/results.md, and a README with today's table between its marks."""
     sets = {data: records(data) for data in EXPERIMENTS}
     sections = "".join(section(data, found) for data, found in sets.items())
     claims = CLAIMS_HEADER + "".join(claims_row(data, found, together(data)) for data, found in sets.items())
@@ -329,15 +328,34 @@ def main() -> None:
     budgets = BUDGET_HEADER + "".join(budget_rows(data) for data in EXPERIMENTS)
     polished = POLISH_HEADER + "".join(polish_rows(data, found) for data, found in sets.items())
     note = LEFT_BEHIND if DOUBLE_DAGGER in claims else ""
-    (ROOT / "docs" / "results.md").write_text(
-        INTRO + claims + note + PARTS + parts + BUDGETS + budgets + POLISH + polished + sections,
-        encoding="utf-8",
-    )
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
+    results = INTRO + claims + note + PARTS + parts + BUDGETS + budgets + POLISH + polished + sections
+    before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{claims}{END}{after}", encoding="utf-8")
+    return results, f"{before}{BEGIN}\n{claims}\n{routers_sentence(sets)}{END}{after}"
+
+
+def routers_sentence(sets: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """On how many data sets the advice is the router, with every seed or with some."""
+    told = {data: advised(default_runs(found)) for data, found in sets.items() if default_runs(found)}
+    always = sum(set(said) == {"the router"} for said in told.values())
+    ever = sum("the router" in said for said in told.values())
+    return (
+        f'By the rule for "routing pays", `train` says to ship the router on {always} of these {len(told)} data '
+        f"sets, and with some seed on {ever}.\n"
+    )
+
+
+def main() -> None:
+    """Write both documents."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    readme = ROOT / "README.md"
+    results, text = pages(readme.read_text(encoding="utf-8"))
+    for path, page in ((ROOT / "docs" / "results.md", results), (readme, text)):
+        with atomic_file(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ CASES = {
     "too short": (text(HEADER + GOOD), {"min_history": 9}, ["--min-history 9 dropped 48"]),
     "sessions too long": (text(HEADER + GOOD), {"session_length": 9}, ["0 sessions of 9"]),
     "unknown format": (text("just\nwords\n", "log.log"), {}, ["no known format", "'just'", "--format"]),
-    "movielens": (text("1::2::3\n1::3::4\n", "r.dat"), {}, ["no known format", "1::2::3"]),
+    "movielens": (text("1::2::3\n1::3::4\n", "r.dat"), {}, ["one user", "'1'"]),
     "wrong format": (text(HEADER + GOOD), {"format": "cvs"}, ["'cvs'", "did you mean 'csv'"]),
     "named parquet": (text(HEADER + GOOD, "log.parquet"), {}, ["PAR1", "log.parquet"]),
     "zip": (zipped, {}, ["zip archive", "unpack"]),
@@ -97,7 +97,7 @@ CASES = {
     "other schema": (
         folder_of(a=GOOD_PART, b=GOOD_PART.with_columns(item=pl.lit(3))), {}, ["b.parquet", "'item'"],
     ),
-    "null in a part": (folder_of(a=GOOD_PART, b=NULL_PART), {}, ["row 10", "'item'", "empty"]),
+    "null in a part": (folder_of(a=GOOD_PART, b=NULL_PART), {}, ["b.parquet, row 1", "'item'", "empty"]),
     "nested ids": (
         folder_of(a=pl.DataFrame({"user": ["a"], "item": [["x"]]})), {}, ["'item'", "List", "not ids"],
     ),

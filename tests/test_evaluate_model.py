@@ -170,16 +170,17 @@ GOOD, NONE, BAD = {"value": 0.01, "se": 0.001}, {"value": 0.01, "se": 0.01}, {"v
 
 
 @pytest.mark.parametrize(
-    ("random", "fixed", "said"),
+    ("users", "random", "fixed", "said"),
     [
-        (GOOD, GOOD, "routing pays"),
-        (NONE, GOOD, "routing buys nothing"),
-        (GOOD, NONE, "routing buys nothing: the router knows its users"),
-        (NONE, BAD, "routing buys nothing"),
+        (1000, GOOD, GOOD, "routing pays"),
+        (999, GOOD, GOOD, "routing is not seen to pay"),
+        (1000, NONE, GOOD, "routing is not seen to pay"),
+        (1000, GOOD, NONE, "routing is not seen to pay: the router knows its users"),
+        (1000, NONE, BAD, "routing is not seen to pay"),
     ],
 )
-def test_verdict_on_routing(document, random, fixed, said: str) -> None:
-    changed = copy.deepcopy(document)
+def test_verdict_on_routing(document, users: int, random, fixed, said: str) -> None:
+    changed = copy.deepcopy(document) | {"users": users}
     changed["routing"]["random"]["keep"]["difference"]["ndcg@10"] = random
     changed["routing"]["best_fixed"]["keep"]["difference"]["ndcg@10"] = fixed
     assert said in verdict(changed)[0]

@@ -24,6 +24,7 @@ from canet_mobile.train import polish as module
 from canet_mobile.train.checkpoint import build_model
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.judging import doubts, judge
+from canet_mobile.train.ladder import escalated
 from canet_mobile.train.losses import sandwich_loss
 from canet_mobile.train.objectives import Tutor
 from canet_mobile.train.polish import Served, StopAsked, polish, polishes
@@ -90,7 +91,7 @@ def test_what_is_learned_is_kept_and_the_model_before_is_left_as_it_was(shop: Da
     everybody = judge(before.supernet, held_out(shop, "validation"), "keep")
     order = everybody.entropy[everybody.routes.index(small_id)]
     order = order if found["first"] == "entropy" else -order
-    up = order > np.sort(order)[-1 - int(found["escalated_share"] * 300 + 1e-9)]
+    up = escalated(order, found["escalated_share"])
 
     def served(canet: Canet) -> np.ndarray:
         judged = judge(canet.supernet, choosing, "keep")

@@ -33,12 +33,29 @@ def data() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
 @click.option("--name", help="Name of the dataset [default: the folder's].")
 @click.option("--format", "format_", metavar="|".join(FORMATS), help="Format [default: found from the file].")
+@click.option(
+    "--separator",
+    metavar="CHAR",
+    help="Between two fields: a character, ::, tab, blank, comma, semicolon or pipe [default: found].",
+)
 @click.option("--user", metavar="COL", help="Column of the user or session [default: found by its name].")
 @click.option("--item", metavar="COL", help="Column of the item [default: found by its name].")
 @click.option(
-    "--time", metavar="COL", help="Column of the time or none [default: by its name, or file order]."
+    "--time",
+    metavar="COL",
+    help="Column of the time, DATE+CLOCK for two, or none [default: the finest known name, or file order].",
 )
 @click.option("--no-header", is_flag=True, help="The first line is a row: columns are column_1, column_2...")
+@click.option(
+    "--keep", multiple=True, metavar="ID", help="An id such as NA or null that is one; may be repeated."
+)
+@click.option(
+    "--max-bytes",
+    metavar="SIZE",
+    default="64G",
+    show_default=True,
+    help="The most that a .gz file may unpack to: 500M, 64G or a number of bytes.",
+)
 @click.option("--items-file", type=click.Path(path_type=Path), help="Table of items, for their titles.")
 @click.option("--title", metavar="COL", help="Title column of --items-file [default: found by its name].")
 @click.option("--min-item-count", type=int, default=5, show_default=True, help="Users an item needs.")
@@ -61,10 +78,13 @@ def import_(
     out: Path,
     name: str | None,
     format_: str | None,
+    separator: str | None,
     user: str | None,
     item: str | None,
     time: str | None,
     no_header: bool,
+    keep: tuple[str, ...],
+    max_bytes: str,
     items_file: Path | None,
     title: str | None,
     min_item_count: int,
@@ -77,15 +97,17 @@ def import_(
     """Import the log SOURCE into a dataset folder.
 
     SOURCE is a CSV or TSV file (also .gz), a Parquet file or folder (as Spark writes it), a RecBole .inter
-    file, or a file of `user item item ...` lines. Histories are ordered by time, equal times by their order
-    in the source. Rare items and short histories are dropped until neither is left.
+    file, a MovieLens .dat file, or a file of `user item item ...` lines. Every row arrives, or SOURCE is
+    refused with its line. Histories are ordered by time, equal times by their order in the source. Rare items
+    and short histories are dropped until neither is left.
 
     \b
     Examples:
       canet-mobile data import clicks.csv --out datasets/clicks
       canet-mobile data import orders/ --out datasets/orders --user buyer --item sku --time bought_at
       canet-mobile data import ml-100k.inter --out datasets/ml-100k --items-file ml-100k.item
-      canet-mobile data import u.data --out datasets/u --no-header --user column_1 --item column_2
+      canet-mobile data import ratings.dat --out datasets/ml-1m
+      canet-mobile data import plays.txt --out datasets/plays --separator pipe --no-header --user column_2
       canet-mobile data import listens.tsv --out datasets/fm20 --session-length 20 --session-gap 2h
     """
     if session_gap is not None and session_length is None:
@@ -95,10 +117,13 @@ def import_(
     options = ImportOptions(
         name=name,
         format=format_,  # type: ignore[arg-type]  # checked by open_source
+        separator=separator,
         user=user,
         item=item,
         time=time,
         header=not no_header,
+        keep=keep,
+        max_bytes=parse_size(max_bytes),
         items_file=items_file,
         title=title,
         min_item_count=min_item_count,
@@ -150,6 +175,14 @@ def parse_duration(text: str) -> float | None:
     if match is None:
         raise UsageError(f"--session-gap {text!r} is not a duration", fix="write 90s, 30m, 2h, 1d or none")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``500M``, ``64G`` or a plain number."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)i?B?", text, re.IGNORECASE)
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"--max-bytes {text!r} is not a size", fix="write 500M, 64G or a number of bytes")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()]
 
 
 @contextmanager

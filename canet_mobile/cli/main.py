@@ -11,6 +11,7 @@ import click
 
 from canet_mobile import __version__
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, CanetError, nearest
+from canet_mobile.telemetry import switch_off
 
 # Each command is the function of its own name in the module of its own name. The help line stands here so
 # that --help imports nothing.
@@ -39,6 +40,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        switch_off()  # before the command imports a toolkit
         return getattr(importlib.import_module(f"canet_mobile.cli.{cmd_name}"), cmd_name)
 
     def resolve_command(

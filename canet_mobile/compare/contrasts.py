@@ -13,6 +13,7 @@ from canet_mobile.compare.runs import Outcome
 from canet_mobile.compare.statistics import paired_bootstrap
 from canet_mobile.evaluate.metrics import Values
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.ties import best
 
 JUDGED_BY = "ndcg@10"
 FULL = "sasrec-full"
@@ -102,10 +103,17 @@ def same_cost(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = row_of(document, name)
         if row is None or not plain:
             continue
-        cost = row["paper_mflops"]["mean"]
-        near = min(plain, key=lambda other: abs(math.log(other["paper_mflops"]["mean"] / cost)))
+        near = _nearest_in_cost(plain, row["paper_mflops"]["mean"])
         pair = pair_of(document, name, near["name"])
         found.append(
             {"name": name, "sasrec": near["name"], "paper_mflops": near["paper_mflops"]["mean"], "pair": pair}
         )
     return found
+
+
+def _nearest_in_cost(rows: Sequence[dict[str, Any]], cost: float) -> dict[str, Any]:
+    """The row whose cost is the smallest multiple, or part, of a cost; of two as near, the cheaper one."""
+    costs = {row["name"]: row["paper_mflops"]["mean"] for row in rows}
+    return best(
+        rows, lambda row: -abs(math.log(costs[row["name"]] / cost)), lambda row: -float(costs[row["name"]])
+    )

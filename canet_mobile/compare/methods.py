@@ -16,6 +16,7 @@ from typing import Any
 from canet_mobile.compare.presets import CLOSED
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
+from canet_mobile.ties import best
 from canet_mobile.train.config import TrainConfig, apply
 from canet_mobile.train.presets import variants
 
@@ -166,7 +167,7 @@ def same_cost(base: TrainConfig, items: int, wanted: float) -> Method:
 def _nearest_size(base: TrainConfig, items: int, wanted: float) -> tuple[int, int]:
     """Width and depth, within the routing space's widths and up to its depth."""
     sizes = [(width, depth) for width in base.hidden for depth in range(1, base.depth[-1] + 1)]
-    return min(sizes, key=lambda size: abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
+    return best(sizes, lambda size: -abs(sasrec_paper_mflops(items, base.length, *size) - wanted))
 
 
 def _losses() -> list[Method]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from canet_mobile.compare.contrasts import FULL, HEADLINERS
 from canet_mobile.compare.statistics import differs, mflops, signed
+from canet_mobile.evaluate.routing import TOO_FEW, is_sure, pays
 
 COLLAPSED_SHARE = 0.8
 
@@ -27,7 +28,7 @@ def verdict(document: Mapping[str, Any]) -> list[str]:
                 f"{difference(same['pair'])}."
             )
         if row["routing"] is not None:
-            sentences.append(_routing_sentence(row, document["protocol"]))
+            sentences.append(_routing_sentence(row, document["users"], document["protocol"]))
     return sentences + _run_sentences(document)
 
 
@@ -48,7 +49,7 @@ def _cost_sentence(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return f"{text}." if pair is None else f"{text}; against SASRec-full: {difference(pair)}."
 
 
-def _routing_sentence(row: Mapping[str, Any], protocol: str) -> str:
+def _routing_sentence(row: Mapping[str, Any], users: int, protocol: str) -> str:
     routing = row["routing"]
     used, share = routing["routes_used"]["mean"], routing["largest_share"]["mean"]
     text = f"{row['title']}: {used:g} routes in use, the most used holds {share:.0%} of the users, "
@@ -62,25 +63,23 @@ def _routing_sentence(row: Mapping[str, Any], protocol: str) -> str:
         f"{gap(random)} NDCG@10 against random routing with the same histogram, {gap(fixed)} against the "
         "best fixed choice at no more cost"
     )
-    if pays(random) and pays(fixed):
+    if pays(users, _as_gap(random), _as_gap(fixed)):
         return f"{text}. Routing pays: {gaps}."
-    if pays(random):
+    if not is_sure(_as_gap(random)):
+        return f"{text}. Routing is not seen to pay: {gaps}."
+    if not is_sure(_as_gap(fixed)):
         return f"{text}. The router knows its users, but a fixed choice serves them as well: {gaps}."
-    return f"{text}. Routing buys nothing: {gaps}."
+    return f"{text}. Routing is not seen to pay: {gaps}; {TOO_FEW}."
 
 
 def gap(found: Mapping[str, Any]) -> str:
     """A difference with the larger of its two standard errors."""
-    return f"{signed(found['mean'])} ± {_error(found):.4f}"
+    return f"{signed(found['mean'])} ± {_as_gap(found)['se']:.4f}"
 
 
-def pays(found: Mapping[str, Any]) -> bool:
-    """Whether a difference is above zero by more than two standard errors, over users and over seeds."""
-    return found["mean"] > 2 * _error(found)
-
-
-def _error(found: Mapping[str, Any]) -> float:
-    return max(found["se_users"], found["se"] or 0.0)
+def _as_gap(found: Mapping[str, Any]) -> dict[str, float]:
+    """A difference over seeds as one over users: with the larger of the two standard errors."""
+    return {"value": found["mean"], "se": max(found["se_users"], found["se"] or 0.0)}
 
 
 def _run_sentences(document: Mapping[str, Any]) -> list[str]:

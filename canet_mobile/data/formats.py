@@ -1,74 +1,39 @@
-"""Reading a log, whatever it is written in: find the format, the columns and the unit of time.
-
-Every source becomes one Polars LazyFrame with the columns ``user``, ``item`` (both as text) and, when there
-is one, ``time`` (as stored), in file order.
-"""
+"""What a log is written in: found from its bytes and its name."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
-import polars as pl
-
+from canet_mobile.data import parts
+from canet_mobile.data.names import headed, number_like, time_like
+from canet_mobile.data.source import FORMATS, Format, Source, announced_separator, read_head
 from canet_mobile.errors import CanetError, UsageError, nearest, unknown_name
 from canet_mobile.files import disk_errors
 
-Format = Literal["csv", "tsv", "parquet", "recbole", "sequences"]
-FORMATS: tuple[Format, ...] = ("csv", "tsv", "parquet", "recbole", "sequences")
+MAX_BYTES = 64 << 30
 
-USER_NAMES = (
-    "user_id", "userid", "user", "uid", "session_id", "sessionid", "session", "customer_id", "customerid",
-    "customer", "visitor_id", "visitorid", "member_id", "reviewerid", "account_id",
-)  # fmt: skip
-ITEM_NAMES = (
-    "item_id", "itemid", "item", "iid", "product_id", "productid", "product", "movie_id", "movieid",
-    "track_id", "trackid", "song_id", "article_id", "articleid", "asin", "parent_asin", "sku", "stockcode",
-)  # fmt: skip
-TIME_NAMES = (
-    "timestamp", "time", "ts", "datetime", "date", "event_time", "eventtime", "created_at", "timestamps",
-    "unixreviewtime", "invoicedate",
-)  # fmt: skip
-TITLE_NAMES = ("title", "item_title", "movie_title", "product_title", "name", "item_name", "product_name",
-               "description")  # fmt: skip
-
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_GZIP = b"\x1f\x8b"
 _BINARY = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zX": "xz"}
-_HEAD_BYTES = 1 << 16
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-_PASS_FORMAT = f"pass --format with one of: {', '.join(FORMATS)}"
+_SPELLED = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
+_SEPARATORS = ("\t", "::", ",", ";", "|")
+_PASS_FORMAT = f"pass --format with one of: {', '.join(FORMATS)}; or --separator"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A log that was found and opened, not yet read.
-
-    Attributes:
-        path: what the user named.
-        files: every file of it, in the order they are read.
-        text: the plain text to read (a decompressed copy when the source is gzipped).
-        format: one of `FORMATS`.
-        header: whether the first line names the columns.
-        separator: between the fields of a text format.
-    """
-
-    path: Path
-    files: tuple[Path, ...]
-    text: Path
-    format: Format
-    header: bool = True
-    separator: str = ","
-
-    @property
-    def lines_before_rows(self) -> int:
-        """Lines of the file before row 0."""
-        return int(self.header and self.format in ("csv", "tsv", "recbole"))
-
-
-def open_source(path: Path, scratch: Path, *, format: Format | None = None, header: bool = True) -> Source:
+def open_source(
+    path: Path,
+    scratch: Path,
+    *,
+    format: Format | None = None,
+    header: bool = True,
+    separator: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    note: Callable[[str], None] = lambda message: None,
+) -> Source:
     """Find out what a source is, from its content and its name.
 
     Args:
@@ -76,6 +41,9 @@ def open_source(path: Path, scratch: Path, *, format: Format | None = None, head
         scratch: an existing folder for the decompressed copy of a gzipped file.
         format: what the user says it is; None finds out.
         header: whether the first line of a CSV or TSV file names the columns.
+        separator: what the user says stands between two fields; None finds out.
+        max_bytes: the most that a gzipped file may unpack to.
+        note: told what was passed over.
 
     Raises:
         CanetError: missing, empty, truncated, not text, or of no known format.
@@ -85,9 +53,16 @@ def open_source(path: Path, scratch: Path, *, format: Format | None = None, head
     if not path.exists():
         raise CanetError("no such file or folder", where=path, fix=_suggest_sibling(path))
     if path.is_dir():
-        if format not in (None, "parquet"):
-            raise UsageError(f"is a folder; --format {format} reads one file", where=path)
-        return Source(path, _parquet_parts(path), path, "parquet")
+        if format not in (None, "parquet") or separator is not None:
+            asked = f"--format {format}" if format not in (None, "parquet") else "--separator"
+            raise UsageError(f"is a folder; {asked} reads one file", where=path)
+        return Source(path, parts.parquet_parts(path, note), path, "parquet")
+    if not path.is_file():
+        raise CanetError(
+            "is a pipe or a device, and a log is read more than once",
+            where=path,
+            fix=f"write it to a file first: cat {path} > log.csv",
+        )
     if path.stat().st_size == 0:
         raise CanetError("the file is empty", where=path, fix="check the export that made it")
     with path.open("rb") as file:
@@ -95,142 +70,156 @@ def open_source(path: Path, scratch: Path, *, format: Format | None = None, head
     for signature, what in _BINARY.items():
         if magic.startswith(signature):
             raise CanetError(f"is {what}, which is not read", where=path, fix="unpack it first (.gz is read)")
-    named_parquet = ".parquet" in path.suffixes
-    if magic == _PARQUET or named_parquet or format == "parquet":
-        if magic != _PARQUET:
+    named_parquet = any(suffix.lower() == ".parquet" for suffix in path.suffixes)
+    if magic == parts.PARQUET or named_parquet or format == "parquet":
+        if magic != parts.PARQUET:
             raise CanetError(
                 "is not a Parquet file (it does not start with PAR1)", where=path, fix=_PASS_FORMAT
             )
-        if format not in (None, "parquet"):
-            raise CanetError(f"is a Parquet file, not {format}", where=path, fix="leave --format out")
+        if format not in (None, "parquet") or separator is not None:
+            asked = f"not {format}" if format not in (None, "parquet") else "which has no separator"
+            raise CanetError(f"is a Parquet file, {asked}", where=path, fix="leave the option out")
         return Source(path, (path,), path, "parquet")
-    text = _decompress(path, scratch / "source.txt") if magic.startswith(_GZIP) else path
-    head = _read_head(path, text)
-    found = format or detect_text(head, path)
-    separator = {"csv": ",", "tsv": "\t", "recbole": "\t", "sequences": " "}[found]
-    if found == "csv" and "," not in head[0] and ";" in head[0]:
-        separator = ";"
-    if found != "sequences" and header and len(head) < 2:
+    plain = _decompress(path, scratch / "source.txt", max_bytes) if magic.startswith(_GZIP) else path
+    return _open_text(path, plain, format, header, _spelled(separator))
+
+
+def _open_text(path: Path, plain: Path, format: Format | None, header: bool, separator: str | None) -> Source:
+    head, skip = read_head(path, plain)
+    announced = announced_separator(head[0])
+    if announced:
+        head, skip, separator = head[1:], skip + 1, separator or announced
+        format = format or "csv"
+    if not head:
         raise CanetError("holds a header and no rows", where=path, fix="check the export that made it")
-    return Source(path, (path,), text, found, header, separator)
+    if format is None and separator is None:
+        _refuse_json(head[0], path)
+    found, guess, named = _detect(head, path, separator) if format is None else (format, None, True)
+    chosen = separator or guess or _separator_of(found, head[0])
+    if found == "sequences":
+        return Source(path, (path,), plain, found, False, " ", skip)
+    header = header and named
+    if header and len(head) < 2:
+        raise CanetError("holds a header and no rows", where=path, fix="check the export that made it")
+    return Source(path, (path,), plain, found, header, chosen, skip, _quoting(chosen, head))
 
 
-def detect_text(head: list[str], path: Path) -> Format:
-    """The format of a text file, from its first lines and its name.
+def _detect(head: list[str], path: Path, separator: str | None) -> tuple[Format, str | None, bool]:
+    """Format, separator when it is not the format's own, and whether the first line can be a header.
 
     Raises:
         CanetError: nothing fits.
     """
     first = head[0]
-    fields = first.split("\t")
-    if all(field.rpartition(":")[2] in _RECBOLE_TYPES and ":" in field for field in fields):
-        return "recbole"
+    if ":" in first:
+        for mark in [separator] if separator else ["\t", ",", " ", ";"]:
+            fields = first.split(mark) if mark != " " else first.split()
+            typed = [":" in field and field.rpartition(":")[2] in _RECBOLE_TYPES for field in fields]
+            if len(typed) > 1 and all(typed):
+                return "recbole", mark, True
     suffixes = {suffix.lower() for suffix in path.suffixes}
-    if suffixes & {".tsv", ".inter"} and "\t" in first:
-        return "tsv"
-    if ".csv" in suffixes and ("," in first or ";" in first):
-        return "csv"
-    for separator, name in (("\t", "tsv"), (",", "csv"), (";", "csv")):
-        widths = {line.count(separator) for line in head}
-        if len(widths) == 1 and widths != {0} and not (separator == "\t" and len(head) == 1):
-            return name  # type: ignore[return-value]
+    if separator is None and ".csv" in suffixes:
+        separator = "," if "," in first else ";" if ";" in first else None
+    elif separator is None and suffixes & {".tsv", ".inter"} and "\t" in first:
+        separator = "\t"
+    if separator is not None:
+        return ("tsv" if separator == "\t" else "csv"), separator, True
+    for mark in _SEPARATORS:
+        widths = {line.count(mark) for line in head}
+        if headed([field.strip('"') for field in first.split(mark)]):
+            return ("tsv" if mark == "\t" else "csv"), mark, True
+        if len(widths) == 1 and widths != {0} and not (mark == "\t" and len(head) == 1):
+            return ("tsv" if mark == "\t" else "csv"), mark, True
     if not any(mark in first for mark in (",", ";", "::")) and len(first.split()) > 1:
-        return "sequences"
+        return _blank_separated(head, path)
+    for mark in _SEPARATORS[1:]:
+        if mark in first:  # rows that differ in width are named when they are read
+            return "csv", mark, True
     raise CanetError(f"no known format; the first line is {first[:80]!r}", where=path, fix=_PASS_FORMAT)
 
 
-def column_names(source: Source) -> list[str]:
-    """The columns of a table, without RecBole's types.
+def _blank_separated(head: list[str], path: Path) -> tuple[Format, str | None, bool]:
+    """Whether lines of blank-separated words are a table or one history each.
+
+    A table has as many words on every line and names users more than once, or ends in a time, or begins with
+    a line of known names. What could be either is refused.
 
     Raises:
-        CanetError: the header or a Parquet footer cannot be read, or a name stands twice.
+        CanetError: it could be either.
     """
-    if source.format == "parquet":
-        return list(scan_table(source).collect_schema().names())
-    first = _read_head(source.path, source.text)[0]
-    raw = pl.read_csv(
-        (first + "\n").encode(), has_header=False, separator=source.separator, infer_schema=False,
-        quote_char=_quote(source),
-    ).row(0)  # fmt: skip
-    if not source.header:
-        return [f"column_{number}" for number in range(1, len(raw) + 1)]
-    names = [str(name or "").strip() for name in raw]
-    if source.format == "recbole":
-        names = [name.partition(":")[0] for name in names]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise CanetError(
-            f"the header names {sorted(twice)[0]!r} twice", where=f"{source.path}, line 1", fix="rename one"
-        )
-    return names
+    words = [line.split() for line in head]
+    if headed(words[0]):
+        return "csv", " ", True
+    width = len(words[0])
+    if any(len(line) != width for line in words):
+        return "sequences", None, False
+    users = [line[0] for line in words]
+    repeated = len(set(users)) < len(users)
+    timed = width > 2 and all(time_like(line[-1]) for line in words)
+    counted = width > 2 and all(number_like(line[-1], least=1e7) for line in words)
+    if width == 2 or (width == 3 and repeated) or (width in (3, 4) and (timed or (counted and repeated))):
+        return "csv", " ", False
+    if not repeated and not timed and not counted:
+        return "sequences", None, False
+    signs = "the last one looks like a time" if timed or counted else "some stand first on more than one"
+    raise CanetError(
+        f"every line holds {width} words, and {signs}: is it a table, or one history a line?",
+        where=path,
+        fix="pass --separator blank --no-header --user column_1 --item column_2 (and --time), "
+        "or --format sequences",
+    )
 
 
-def scan_table(source: Source) -> pl.LazyFrame:
-    """The whole source as a LazyFrame in file order; text formats are not guessed at: every field is text."""
-    if source.format == "parquet":
-        return pl.scan_parquet(
-            list(source.files), hive_partitioning=source.path.is_dir(), try_parse_hive_dates=False
-        )
-    if source.format == "sequences":
-        lines = pl.scan_csv(
-            source.text, has_header=False, separator="\x1f", quote_char=None, infer_schema=False,
-            new_columns=["line"],
-        ).drop_nulls()  # fmt: skip
-        words = pl.col("line").str.strip_chars().str.replace_all(r"\s+", " ").str.split(" ")
-        return lines.select(user=words.list.first(), item=words.list.slice(1)).explode("item").drop_nulls()
-    names = column_names(source)
-    return pl.scan_csv(
-        source.text, has_header=source.header, separator=source.separator, infer_schema=False,
-        new_columns=names, quote_char=_quote(source),
-    )  # fmt: skip
+def _separator_of(found: Format, first: str) -> str:
+    if found == "csv":
+        return ";" if "," not in first and ";" in first else ","
+    return {"tsv": "\t", "recbole": "\t", "sequences": " "}.get(found, ",")
 
 
-def choose_column(
-    role: str, names: list[str], known: tuple[str, ...], asked: str | None, where: object
-) -> str | None:
-    """The column for a role: the one asked for, else the first known name that is there, else None.
+def _quoting(separator: str, head: list[str]) -> bool:
+    """Whether quotation marks enclose fields: in CSV; in a table with tabs only when they do throughout."""
+    if separator in (",", ";", "|"):
+        return True
+    if separator != "\t":
+        return False
+    enclosed = all(
+        field[:1] == '"' or field[-1:] == '"' or not field.strip('-+.0123456789eE"')
+        for line in head
+        for field in line.split("\t")
+    )
+    return enclosed and any(field[:1] == '"' for field in head[0].split("\t"))
 
-    Raises:
-        UsageError: the column asked for is not there; lists what is, with the nearest name.
-    """
-    if asked is not None:
-        if asked in names:
-            return asked
-        guess = nearest(asked, names)
-        hint = f"did you mean {guess!r}? " if guess else ""
+
+def _spelled(separator: str | None) -> str | None:
+    """A separator as it is, from its name or itself."""
+    if separator is None:
+        return None
+    found = _SPELLED.get(separator.lower(), separator)
+    if found in ("", '"', "\n", "\r") or (len(found) > 1 and found != "::"):
         raise UsageError(
-            f"no column {asked!r} (--{role})", where=where, fix=f"{hint}columns: {', '.join(names)}"
+            f"--separator {separator!r} is none",
+            fix="pass one character, :: or one of: " + ", ".join(name for name in _SPELLED if name.isalpha()),
         )
-    lowered = {name.lower().replace(" ", "_"): name for name in reversed(names)}
-    return next((lowered[name] for name in known if name in lowered), None)
+    return found
 
 
-def _quote(source: Source) -> str | None:
-    return None if source.format == "recbole" else '"'
+def _refuse_json(first: str, path: Path) -> None:
+    """Say what JSON is, and how to make a table of it."""
+    start = first.lstrip()[:1]
+    if start not in ("{", "["):
+        return
+    what, read = ("JSON lines", "read_ndjson") if start == "{" else ("JSON", "read_json")
+    script = f"import polars as pl; pl.{read}({path.name!r}).write_parquet('log.parquet')"
+    raise CanetError(
+        f"is {what}, which is not read", where=path, fix=f'make Parquet of it: python -c "{script}"'
+    )
 
 
-def _read_head(path: Path, text: Path) -> list[str]:
-    """The first whole lines that are not blank."""
-    with text.open("rb") as file:
-        block = file.read(_HEAD_BYTES)
-    if b"\0" in block:
-        raise CanetError("is neither text nor Parquet", where=path, fix="convert it to CSV or Parquet")
-    whole = block.rpartition(b"\n")[0] if len(block) == _HEAD_BYTES and b"\n" in block else block
-    try:
-        lines = [line for line in whole.decode("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        line = whole[: error.start].count(b"\n") + 1
-        raise CanetError("is not UTF-8", where=f"{path}, line {line}", fix="convert it to UTF-8") from None
-    if not lines:
-        raise CanetError("the file is empty", where=path, fix="check the export that made it")
-    return lines[:200]
-
-
-def _decompress(path: Path, target: Path) -> Path:
+def _decompress(path: Path, target: Path, max_bytes: int) -> Path:
     """A plain copy of a gzipped file: its checksum is verified, and Polars can map it."""
     try:
         with disk_errors(target), gzip.GzipFile(path, "rb") as packed, target.open("wb") as plain:
-            _copy(packed, plain)
+            _copy(packed, plain, path, max_bytes)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CanetError(
             f"truncated or damaged gzip ({error})", where=path, fix="copy or download the file again"
@@ -238,23 +227,15 @@ def _decompress(path: Path, target: Path) -> Path:
     return target
 
 
-def _copy(packed: gzip.GzipFile, plain: IO[bytes]) -> None:
+def _copy(packed: gzip.GzipFile, plain: IO[bytes], path: Path, max_bytes: int) -> None:
     while block := packed.read(1 << 20):
+        if packed.tell() > max_bytes:
+            raise CanetError(
+                f"unpacks to more than {max_bytes:,} bytes",
+                where=path,
+                fix="if that is right, pass --max-bytes with a larger number",
+            )
         plain.write(block)
-
-
-def _parquet_parts(path: Path) -> tuple[Path, ...]:
-    """The Parquet files of a folder in sorted order; what Spark hides (``_``, ``.``) is skipped."""
-    parts = [
-        part
-        for part in sorted(path.rglob("*.parquet"))
-        if part.is_file() and not any(name[0] in "_." for name in part.relative_to(path).parts)
-    ]
-    if not parts:
-        raise CanetError(
-            "the folder holds no .parquet file", where=path, fix="name a file, or the right folder"
-        )
-    return tuple(parts)
 
 
 def _suggest_sibling(path: Path) -> str:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from canet_mobile.data.columns import choose_columns
 from canet_mobile.data.dataset import Content, Dataset, write_dataset
 from canet_mobile.data.filters import Codes, Dropped, Ints, cut_sessions, iterative_filter
-from canet_mobile.data.formats import Format, Source, open_source
-from canet_mobile.data.reading import Log, choose_columns, read_log
+from canet_mobile.data.formats import MAX_BYTES, open_source
+from canet_mobile.data.reading import Log, check_parts, read_log
+from canet_mobile.data.source import Format, Source
 from canet_mobile.data.split import MIN_HISTORY
 from canet_mobile.data.titles import read_titles
 from canet_mobile.errors import CanetError, UsageError
@@ -33,7 +35,9 @@ class ImportOptions:
 
     Attributes:
         name: of the dataset; None takes the folder's.
-        format, user, item, time, header: None (or True) finds out; see `formats` and `reading`.
+        format, separator, user, item, time, header: None (or True) finds out; see `formats` and `columns`.
+        keep: ids that look like "no value" (NA, null, ...) and are ids all the same.
+        max_bytes: the most that a gzipped log may unpack to.
         items_file, title: where titles stand, and in which column.
         min_item_count: drop items that fewer different users have.
         min_history: drop histories with fewer interactions; at least 3.
@@ -43,10 +47,13 @@ class ImportOptions:
 
     name: str | None = None
     format: Format | None = None
+    separator: str | None = None
     user: str | None = None
     item: str | None = None
     time: str | None = None
     header: bool = True
+    keep: tuple[str, ...] = ()
+    max_bytes: int = MAX_BYTES
     items_file: Path | None = None
     title: str | None = None
     min_item_count: int = 5
@@ -106,18 +113,33 @@ def import_log(
     refuse_existing(out, force=force, kind="dataset")
     with disk_errors(out), tempfile.TemporaryDirectory(prefix="canet-import-") as scratch:
         progress(f"opening {path}")
-        source = open_source(path, Path(scratch), format=options.format, header=options.header)
-        columns = choose_columns(source, options.user, options.item, options.time)
+        source = open_source(
+            path,
+            Path(scratch),
+            format=options.format,
+            header=options.header,
+            separator=options.separator,
+            max_bytes=options.max_bytes,
+            note=progress,
+        )
+        check_parts(source)
+        source, columns = choose_columns(source, options.user, options.item, options.time, progress)
         if columns.time is None:
             progress("note: no time column, so the order of the file is the order of the histories")
         progress(f"reading {source.format}: {columns}")
-        log = read_log(source, columns)
+        log = read_log(source, columns, Path(scratch), keep=options.keep, note=progress)
         content, stages = _histories(log, options, path, progress)
         title_column = None
         if options.items_file is not None:
             progress(f"joining titles from {options.items_file}")
             titles, title_column = read_titles(
-                options.items_file, Path(scratch), content.item_ids, options.item, options.title
+                options.items_file,
+                Path(scratch),
+                content.item_ids,
+                options.item,
+                options.title,
+                max_bytes=options.max_bytes,
+                note=progress,
             )
             content = replace(content, titles=titles)
         progress("writing")
@@ -128,7 +150,7 @@ def import_log(
             "columns": {
                 "user": columns.user,
                 "item": columns.item,
-                "time": columns.time,
+                "time": columns.times,
                 "title": title_column,
             },
             "time_unit": log.time_unit,

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from canet_mobile.train.run import Run
 
 
+DERIVED = ("verdict",)  # of an evaluation: follows from the rest of it
+
+
 def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What one training was, what it took and what came out.
 
@@ -23,7 +26,7 @@ def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping
     Returns:
         Plain values: configuration, seed, machine, epochs (``best_epoch`` counts from 0), why training ended,
         seconds of training steps, what polishing gained, routing, and the evaluation with its metrics and
-        costs.
+        costs; not what a rule concludes from them, which is read off by the rule of the day.
     """
     progress = run.manifest["progress"]
     return {
@@ -40,7 +43,7 @@ def make_record(experiment: str, run: Run, dataset: Dataset, evaluation: Mapping
         "validation_ndcg10": progress["best_ndcg10"],
         "polish": run.manifest.get("polish"),
         "routing": run.manifest["routing"],
-        "evaluation": dict(evaluation),
+        "evaluation": {name: value for name, value in evaluation.items() if name not in DERIVED},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from canet_mobile.evaluate.routing import is_better, is_worse
+from canet_mobile.evaluate.routing import TOO_FEW, is_better, is_sure, is_worse, pays
 from canet_mobile.evaluate.scoring import PROTOCOLS
 
 METRIC = "ndcg@10"
@@ -13,11 +13,15 @@ _SHOWN = "NDCG@10"
 
 
 def verdict(document: Mapping[str, Any]) -> list[str]:
-    """Sentences on an evaluation, per seen protocol; a difference within 2 standard errors is none."""
+    """Sentences on an evaluation, per seen protocol.
+
+    Whether routing pays is decided by :func:`canet_mobile.evaluate.routing.pays`; a difference from a floor
+    that lies within 2 standard errors is none.
+    """
     sentences = []
     for protocol in PROTOCOLS:
         if document["routing"] is not None:
-            sentences += _routing_sentences(document["routing"], protocol)
+            sentences += _routing_sentences(document["routing"], document["users"], protocol)
         sentences.append(_floor_sentence(document["floors"]["markov"], protocol))
     return sentences
 
@@ -33,7 +37,7 @@ def mixture_name(routes: list[Mapping[str, Any]]) -> str:
     return " + ".join(f"{route['weight']:.0%} {route['entry']}" for route in routes)
 
 
-def _routing_sentences(routing: Mapping[str, Any], protocol: str) -> list[str]:
+def _routing_sentences(routing: Mapping[str, Any], users: int, protocol: str) -> list[str]:
     used = routing["routes_used"]
     if used == 1:
         return [f"seen={protocol}: routing buys nothing: the router sends every user to one route."]
@@ -44,15 +48,17 @@ def _routing_sentences(routing: Mapping[str, Any], protocol: str) -> list[str]:
     name, gap = mixture_name(fixed["routes"]), fixed["difference"][METRIC]
     against_random = f"{_gap(random)} against random routing with the same histogram"
     against_fixed = f"{_gap(gap)} against the best fixed choice at no more cost ({name})"
-    if is_better(random) and is_better(gap):
+    if pays(users, random, gap):
         return [f"seen={protocol}: routing pays: {against_random}, {against_fixed}."]
-    if is_better(random):
+    if is_sure(random) and is_sure(gap):
+        return [f"seen={protocol}: routing is not seen to pay: {against_random}, {against_fixed}; {TOO_FEW}."]
+    if is_sure(random):
         why = f"the router knows its users ({against_random}), yet it is {against_fixed}"
-    elif is_better(gap):
+    elif is_sure(gap):
         why = f"{against_random}; it only beats the fixed choice ({against_fixed})"
     else:
         why = f"{against_random}, {against_fixed}"
-    return [f"seen={protocol}: routing buys nothing: {why}."]
+    return [f"seen={protocol}: routing is not seen to pay: {why}."]
 
 
 def _floor_sentence(markov: Mapping[str, Any], protocol: str) -> str:

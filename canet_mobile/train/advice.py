@@ -10,17 +10,13 @@ import numpy as np
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, evenly_spaced, held_out
 from canet_mobile.evaluate.metrics import Values, ndcg
-from canet_mobile.evaluate.routing import histogram, is_better, paired, random_routing
+from canet_mobile.evaluate.routing import TOO_FEW, histogram, is_sure, paired, pays, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.canet import Canet
 from canet_mobile.train.config import TrainConfig
 
 CHOOSING_USERS, OTHER_USERS = 10_000, 40_000
-# Standard errors that each gain must exceed. Against chance more than two have been seen where test users had
-# nothing of the router, more than three where they had something (docs/training.md, "Advice").
-SURE = {"against_random": 3.0, "against_fixed": 2.0}
-# Routing has been seen to gain three per cent at most; what fewer users say of so little is mostly luck.
-FEWEST_USERS = 1_000
+AGAINST = ("against_random", "against_fixed")
 
 
 def divide_users(dataset: Dataset) -> tuple[HeldOut, HeldOut]:
@@ -53,8 +49,8 @@ def advise(canet: Canet, config: TrainConfig, others: HeldOut, fixed: str) -> di
         fixed: entry of the best single route of no more cost, chosen on other users.
 
     Returns:
-        ``fixed``, ``users``, the paired differences ``against_random`` and ``against_fixed`` in NDCG@10, and
-        whether routing :func:`pays`.
+        ``fixed``, ``users``, and the paired differences ``against_random`` and ``against_fixed`` in NDCG@10.
+        What follows from them is told by :func:`ships_router`, by the rule of the day.
     """
     taken, space = route_users(canet, others), canet.space
     fixed_id = space.id_of(space.named(fixed))
@@ -63,26 +59,17 @@ def advise(canet: Canet, config: TrainConfig, others: HeldOut, fixed: str) -> di
         per_route[route_id] = _served(canet, config, others, route_id)
     routed = per_route[taken, np.arange(len(others))]
     blind = random_routing(per_route, histogram(taken, len(space)))
-    found = {
+    return {
         "fixed": fixed,
         "users": len(others),
         "against_random": paired(routed, blind),
         "against_fixed": paired(routed, per_route[fixed_id]),
     }
-    return {**found, "pays": pays(found)}
 
 
-def pays(found: Mapping[str, Any]) -> bool:
-    """Whether each gain exceeds its :data:`SURE` standard errors, of :data:`FEWEST_USERS` or more.
-
-    Args:
-        found: ``users`` and the two differences, as :func:`advise` returns them.
-    """
-    return found["users"] >= FEWEST_USERS and _clear(found)
-
-
-def _clear(found: Mapping[str, Any]) -> bool:
-    return all(is_better(found[name], errors) for name, errors in SURE.items())
+def ships_router(found: Mapping[str, Any]) -> bool:
+    """Whether the router is to be shipped, from what :func:`advise` returned."""
+    return pays(found["users"], *(found[name] for name in AGAINST))
 
 
 def _served(canet: Canet, config: TrainConfig, queries: HeldOut, route_id: int) -> Values:
@@ -98,10 +85,10 @@ def sentence(found: Mapping[str, Any]) -> str:
         f"NDCG@10 against random routing with the same histogram, {_signed(found['against_fixed'])} against "
         f"{found['fixed']} for everybody, the best single route of no more cost"
     )
-    if pays(found):
+    if ships_router(found):
         return f"ship the router: {figures}"
-    if _clear(found):
-        figures += f"; fewer than {FEWEST_USERS:,} users cannot tell its gains from luck"
+    if all(is_sure(found[name]) for name in AGAINST):
+        figures += f"; {TOO_FEW}"
     return (
         f"routing is not seen to pay here, ship {found['fixed']} for everybody "
         f"(export --route {found['fixed']}): {figures}"

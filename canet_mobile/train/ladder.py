@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import standard_error
+from canet_mobile.ties import above, at_most, best, exceeds
 from canet_mobile.train.judging import Judged, Values
 
 # Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
@@ -51,7 +52,7 @@ def order_of(judged: Judged, first: str, small: int) -> Values:
 def escalated(order: Values, share: float) -> NDArray[np.bool_]:
     """The ``share`` of users with the highest values, rounded down, fewer where values tie: [n] bool."""
     count = int(share * len(order) + 1e-9)  # 0.35 x 20 is a little less than 7
-    return order > np.sort(order)[-1 - count] if count < len(order) else np.ones(len(order), np.bool_)
+    return above(order, np.sort(order)[-1 - count]) if count < len(order) else np.ones(len(order), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def choose_ladder(
             tried += _ladders(judged, pair, first, order_of(judged, first, pair[0]), limits)
     within = [row for row in tried if row.ladder.budget_met]
     # The budget may lie below everything: then as near to it as can be.
-    chosen = _best(within, gain) if within else min(tried, key=lambda row: row.ladder.cost)
+    chosen = _best(within, gain) if within else best(tried, lambda row: -row.ladder.cost)
     return chosen.ladder, chosen.taken
 
 
@@ -154,7 +155,7 @@ def choose_share(
     pair = (judged.routes.index(ladder.small), judged.routes.index(ladder.large))
     tried = _ladders(judged, pair, ladder.first, order, _Limits(costs, allowed, most))
     within = [row for row in tried if row.ladder.budget_met]
-    return max(within or tried[:1], key=lambda row: (row.value, -row.ladder.cost)).ladder
+    return best(within or tried[:1], lambda row: row.value, lambda row: -row.ladder.cost).ladder
 
 
 def _ladders(
@@ -166,7 +167,7 @@ def _ladders(
     affordable = min(1.0, (limits.allowed - float(costs[small])) / float(costs[large] - costs[small]))
     limit = max(min(affordable, most), min(SHARES[0], most))
     found = []
-    for share in sorted({*(share for share in SHARES if share < limit), limit}):
+    for share in sorted({*(share for share in SHARES if exceeds(limit, share)), limit}):
         up = escalated(order, share)
         routed, actual = (
             np.where(up, each[pair[1]], each[pair[0]]) for each in (judged.smoothed, judged.ndcg10)
@@ -176,7 +177,7 @@ def _ladders(
             gain = _gain(judged.ndcg10, pair, up)
             routed += gain - _gain(judged.smoothed, pair, up)
         taken = np.where(up, large, small)
-        spent, met = float(costs[taken].mean()), affordable >= limit
+        spent, met = float(costs[taken].mean()), at_most(limit, affordable)
         ladder = Ladder(small, large, first, share, float(actual.mean()), spent, met)
         found.append(_Tried(ladder, taken, routed, gain))
     return found
@@ -189,7 +190,12 @@ def _gain(values: Values, pair: tuple[int, int], up: NDArray[np.bool_]) -> Value
 
 def _best(tried: list[_Tried], gain: bool) -> _Tried:
     """Of the ladders that the best hardly leads: the one that gains most, or the cheapest."""
-    best = max(tried, key=lambda row: row.value).routed
+    leader = best(tried, lambda row: row.value, lambda row: -row.ladder.cost).routed
+    leads = [leader - row.routed for row in tried]
     errors = ALIKE if gain else CLOSE
-    alike = [row for row in tried if (best - row.routed).mean() <= errors * standard_error(best - row.routed)]
-    return max(alike, key=lambda row: (max(0.0, float(row.gain.mean())), -row.ladder.cost))
+    alike = [
+        row
+        for row, lead in zip(tried, leads, strict=True)
+        if at_most(float(lead.mean()), errors * standard_error(lead))
+    ]
+    return best(alike, lambda row: max(0.0, float(row.gain.mean())), lambda row: -row.ladder.cost)

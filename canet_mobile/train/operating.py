@@ -17,6 +17,7 @@ from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
+from canet_mobile.ties import TOLERANCE, at_most, best, exceeds
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.ladder import CLOSE
 from canet_mobile.train.routing import router_logits
@@ -24,7 +25,6 @@ from canet_mobile.train.spending import Spending, average_mflops
 
 BISECTIONS = 60
 STEEP = 1e3  # a price beyond which nothing changes: logits differ by some units, costs by some hundredths
-SAME_COST = 1e-12  # shares of the full cost that differ by less differ by rounding
 BEST_STEPS = (0.25, 0.5, 0.75, 1.0)  # of the way from the balanced cost to the dearest route in use
 NEVER_TAKEN = -1e3  # logits below it belong to routes that are never taken
 
@@ -45,7 +45,7 @@ def price_of(logits: Values, costs: Values, target: float) -> float:
     """
     lowest = _lowest_price(logits, costs, target)
     spent = costs[routes_at(logits, costs, lowest)].mean()
-    beyond = _lowest_price(logits, costs, spent - 2 * SAME_COST)
+    beyond = _lowest_price(logits, costs, spent - 2 * TOLERANCE)
     return min((lowest + beyond) / 2, lowest + 1.0)
 
 
@@ -53,7 +53,7 @@ def _lowest_price(logits: Values, costs: Values, target: float) -> float:
     low, high = -STEEP, STEEP
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if costs[routes_at(logits, costs, middle)].mean() > target + SAME_COST:
+        if exceeds(float(costs[routes_at(logits, costs, middle)].mean()), target):
             low = middle
         else:
             high = middle
@@ -90,10 +90,10 @@ def set_points(
     dearer = [price_of(logits, costs, spent + step * (within.max() - spent)) for step in BEST_STEPS]
     tried = (middle, *dearer)
     values = [_ndcg(canet, config, queries, routes_at(logits, costs, price)) for price in tried]
-    top = max(values, key=lambda value: float(value.mean()))
-    close = [(top - value).mean() <= CLOSE * standard_error(top - value) for value in values]
-    best = tried[close.index(True)]
-    prices = torch.tensor([saver, middle, best], dtype=torch.float64)
+    top = best(values, lambda value: float(value.mean()))
+    leads = [top - value for value in values]
+    close = [at_most(float(lead.mean()), CLOSE * standard_error(lead)) for lead in leads]
+    prices = torch.tensor([saver, middle, tried[close.index(True)]], dtype=torch.float64)
     with torch.no_grad():
         router.points.copy_(-(prices[:, None] * torch.from_numpy(costs)))
     return canet, [

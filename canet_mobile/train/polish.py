@@ -23,7 +23,7 @@ from torch import Tensor
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, held_out
 from canet_mobile.evaluate.metrics import Values, ndcg
-from canet_mobile.evaluate.routing import is_better, paired
+from canet_mobile.evaluate.routing import is_better, is_worse, paired
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
@@ -112,7 +112,7 @@ def polish(
             f"polished, epoch {epochs}/{config.polish}: {gap['value']:+.4f} ± {gap['se']:.4f} NDCG@10 "
             f"on {len(choosing):,} validation users"
         )
-        if gap["value"] < -gap["se"]:
+        if is_worse(gap, 1.0):
             break
     kept = epochs == config.polish and is_better(gap, SURE)
     reporter.note("polishing pays and is kept" if kept else "polishing does not pay and is not kept")

@@ -20,6 +20,7 @@ from canet_mobile.evaluate.scoring import query_batches
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.supernet import Supernet
+from canet_mobile.ties import at_most, best
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.judging import Values, doubt, judge, seen_before
 from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
@@ -76,9 +77,9 @@ def fit_router(
     scores = router_logits(fitted, net, choosing)[:, ladder.large].double().numpy()
     ladder = choose_share(judged, ladder, scores, *limits, config.escalate)
     spent = ladder.cost + spending.router
-    fixed = [n for n, route_id in enumerate(judged.routes) if spending.routes[route_id] <= spent]
+    fixed = [n for n, route_id in enumerate(judged.routes) if at_most(spending.routes[route_id], spent)]
     means = judged.smoothed.mean(1)
-    best = max(fixed, key=lambda n: float(means[n]))
+    one = best(fixed, lambda n: float(means[n]), lambda n: -float(spending.routes[judged.routes[n]]))
     summary = {
         "rule": RULES[ladder.first],
         "small": config.space.routes[ladder.small].entry,
@@ -86,7 +87,7 @@ def fit_router(
         "escalated_share": ladder.share,
         "budget_met": ladder.budget_met,
         "correlation_with_label": _correlation(scores, truth),
-        "best_fixed": config.space.routes[judged.routes[best]].entry,
+        "best_fixed": config.space.routes[judged.routes[one]].entry,
     }
     return Canet(net, fitted).eval(), summary, ladder
 

@@ -17,6 +17,7 @@ from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
 from canet_mobile.files import REPLACES, verify_files
 from canet_mobile.model.canet import Canet
+from canet_mobile.ties import exceeds
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
 from canet_mobile.train.neighbours import find_neighbours
@@ -209,7 +210,7 @@ def _end_of_epoch(session: _Session) -> None:
     """Validate, remember the best, decide whether to go on."""
     config, state, store = session.config, session.state, session.store
     found = validate_routed(session.objective.kept, config, session.queries, fitted=config.recipe == "paper")
-    better = state.best_ndcg10 is None or found.ndcg10 > state.best_ndcg10
+    better = state.best_ndcg10 is None or exceeds(found.ndcg10, state.best_ndcg10)
     record = {
         "epoch": state.epoch,
         "step": state.step,

@@ -10,6 +10,7 @@ import numpy as np
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.replay.package import Package
+from canet_mobile.telemetry import onnxruntime
 
 FATAL = 4  # log level: errors come as exceptions
 ANSWER = ["scores", "ids"]
@@ -27,7 +28,7 @@ def open_device(package: Package, threads: int) -> Device:
         RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises.
     """
     try:
-        import onnxruntime as ort
+        ort = onnxruntime()
     except ImportError as error:
         raise CanetError(
             f"running a package on this machine needs ONNX Runtime ({error})",

@@ -19,6 +19,7 @@ from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.points import POINT_INPUT, POINTS
+from canet_mobile.telemetry import onnxruntime
 
 MODEL_FILE = "canet.onnx"
 ORT_FILE = "canet.ort"
@@ -127,9 +128,10 @@ def _toolkit() -> SimpleNamespace:
     try:
         with quiet():
             import onnx
-            import onnxruntime
+
+            runtime = onnxruntime()
     except ImportError as error:
         raise CanetError(
             f"exporting to onnx needs onnx and onnxruntime ({error})", fix="pip install 'canet-mobile[onnx]'"
         ) from error
-    return SimpleNamespace(onnx=onnx, onnxruntime=onnxruntime)
+    return SimpleNamespace(onnx=onnx, onnxruntime=runtime)

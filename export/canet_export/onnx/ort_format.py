@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError
+from canet_mobile.telemetry import onnxruntime
 
 FATAL = 4  # ONNX Runtime's log level
 # onnx TensorProto numbers, which the format keeps.
@@ -30,7 +31,7 @@ def write_ort(source: Path, target: Path, operators: Path) -> None:
     Raises:
         CanetError: ONNX Runtime cannot load or write it.
     """
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
@@ -57,7 +58,7 @@ def require_same_answers(source: Path, target: Path, feeds: Sequence[dict[str, N
     Raises:
         CanetError: they answer differently, or one does not run.
     """
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     answers = []
     for path in (source, target):
@@ -80,7 +81,7 @@ def _graph(path: Path) -> Any:
     Raises:
         CanetError: it is none.
     """
-    import onnxruntime.tools.ort_format_model  # noqa: F401  puts ort_flatbuffers_py on the path
+    onnxruntime("tools.ort_format_model")  # puts ort_flatbuffers_py on the path
 
     fbs: Any = sys.modules["ort_flatbuffers_py.fbs"]
     root = fbs.InferenceSession.InferenceSession
