@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 
 # These take a pattern, a URL or a place in the home folder for a path: see canet_mobile/data/tables.py.
 PATTERNS = {"read_parquet", "scan_parquet", "read_parquet_schema", "write_parquet"}
-# Logs are read in place, from open files or from copies with names of our own; tests/test_data_*.py try names.
+# Logs are read from open files, or from copies whose names are ours; tests/test_data_*.py try names.
 READ_LOGS = {"refuse.py", "reading.py", "text.py", "formats.py", "tables.py"}
 
 
