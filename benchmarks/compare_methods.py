@@ -34,7 +34,7 @@ from canet_mobile.train.trainer import resume, train
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 EVALUATED = 25_000  # test users at most, evenly spaced
-EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
+EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text(encoding="utf-8"))
 ROUTERS = ("canet-entropy", "canet-own")
 # Methods that take another's keys; their pins say what they differ in.
 GROUPS = {"canet-polished": "canet", "canet-selftaught": "canet"}

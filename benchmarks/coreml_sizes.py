@@ -99,7 +99,7 @@ def main() -> None:
             rows.append(measure(items, quantize, tied=options.tied, separate=options.separate))
     report = {"benchmark": "coreml_sizes", "machine": describe_machine(), "results": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 

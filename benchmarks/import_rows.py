@@ -63,7 +63,9 @@ def peak_rss_mib() -> int:
     """The most memory this process has held, without what its parent held before it started."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+        )
         return round(int(line.split()[1]) / 1024)
     scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
@@ -118,6 +120,7 @@ def main() -> None:
                     stdout=subprocess.PIPE,
                     text=True,
                     env=os.environ | {"PYTHONPATH": str(root)},
+                    encoding="utf-8",
                 )
                 found = json.loads(done.stdout)
                 speeds[which].append(found["rows_per_second"])

@@ -92,7 +92,7 @@ def main() -> None:
         target, quantization, items = options.one
         print(json.dumps(measure(target, quantization, int(items), options.length)))
         return
-    rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    rows = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     for items in options.items:
         for target in options.targets:
             for quantization in options.quantize:
@@ -104,7 +104,7 @@ def main() -> None:
                 print(f"{target} {quantization}, {items:,} items", file=sys.stderr)
                 command = [sys.executable, __file__, "--one", target, quantization, str(items)]
                 command += ["--length", str(options.length)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
                 if done.returncode:
                     print(done.stderr, file=sys.stderr)
                     continue

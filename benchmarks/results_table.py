@@ -41,7 +41,7 @@ from canet_mobile.train.config import TrainConfig
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text())
+EXPERIMENTS = tomllib.loads((HERE / "experiments.toml").read_text(encoding="utf-8"))
 METHODS = known_methods(TrainConfig(), items=1000)
 CANETS = ("canet", "canet-paper")
 # Their records are kept; what made them is another default now, or code in the history alone.
@@ -138,7 +138,7 @@ def records(data: str) -> dict[str, list[dict[str, Any]]]:
     """Records of one data set by experiment, each with its seeds; compared methods, SASRecs, then CANets."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((HERE / "results").glob(f"{data}.*.seed*.json")):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(record["experiment"], []).append(record)
     order = sorted(
         found, key=lambda name: (name.startswith(("sasrec", "canet")), name.startswith("canet"), name)
@@ -149,14 +149,14 @@ def records(data: str) -> dict[str, list[dict[str, Any]]]:
 def together(data: str) -> dict[str, Any] | None:
     """What routing_over_seeds.py found on a data set."""
     path = HERE / "results" / "routing" / f"{data}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def budget_rows(data: str) -> str:
     """The lines of a data set on which other budgets than the default were tried, the smallest first."""
     tried = {}
     for path in (HERE / "results" / "routing").glob(f"{data}.budget*.json"):
-        tried[float(path.stem.partition(".budget")[2])] = json.loads(path.read_text())
+        tried[float(path.stem.partition(".budget")[2])] = json.loads(path.read_text(encoding="utf-8"))
     default = together(data)
     if tried and default is not None:
         tried[TrainConfig().budget] = default

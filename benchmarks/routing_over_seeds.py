@@ -100,7 +100,7 @@ def measure(directory: Path, data: Dataset) -> Seed:
 def refuse_another(found: Seed, data: Dataset, *, same_router: bool) -> None:
     """A run that is not the one on record, or has not its supernet, must not stand beside it."""
     path = RESULTS / f"{data.name}.canet.seed{found.seed}.json"
-    told = json.loads(path.read_text())["evaluation"]
+    told = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
     judged = held_out(data, "test", limit=told["limit"]).users
     among = np.isin(held_out(data, "test").users, judged)
     checks = [("largest route", found.largest, told["routes"][-1])]
@@ -152,7 +152,7 @@ def main() -> None:
         data = dataset(name, options.data_root, options.work)
         seeds = []
         for directory in sorted((options.work / "runs").glob(f"{name}-canet-seed*")):
-            if json.loads((directory / MANIFEST).read_text())["status"] != "finished":
+            if json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["status"] != "finished":
                 print(f"{directory.name}: not finished, left out", file=sys.stderr)
                 continue
             new = None if options.budget is None else with_budget(directory, data, options)

@@ -62,7 +62,9 @@ def peak_mib() -> int:
 def in_new_process(case: tuple[Any, ...]) -> dict[str, Any]:
     """Measure a case in a fresh interpreter; this one imports no PyTorch, which its child would inherit."""
     command = [sys.executable, __file__, "--case", json.dumps(case)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
+    )
 
 
 def product_term(cases: list[dict[str, Any]]) -> dict[str, int]:
@@ -123,7 +125,7 @@ def main() -> None:
             "growth_with_positions_x_items": growth,
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=2) + "\n")
+        options.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     highest = max(case["peak_mib"] for case in cases)
     if highest > LIMIT_GIB * 1024:
         sys.exit(f"{highest} MiB is over the limit of {LIMIT_GIB} GiB")

@@ -149,7 +149,7 @@ def accuracy(package: Package, run: Path, users: int) -> dict[str, Any]:
 def part(name: str, package: Path, *extra: str) -> dict[str, Any]:
     """A measurement in a process of its own."""
     command = [sys.executable, __file__, "--part", name, str(package), *extra]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output"}
     return json.loads(done.stdout.splitlines()[-1])
@@ -176,13 +176,13 @@ def record(run: Path, target: str, preset: str, options: argparse.Namespace) -> 
     command += ["--quantize", preset, "--out", str(folder), "--force", "--json", "--users", "0"]
     if options.seen:
         command += ["--seen", options.seen]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         return None
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return {
         "benchmark": "targets",
         "run": run.name,
@@ -237,9 +237,9 @@ def main() -> None:
                 if preset not in TARGETS[target].quantizations:
                     continue
                 if options.only and path.exists():
-                    found = json.loads(path.read_text())
+                    found = json.loads(path.read_text(encoding="utf-8"))
                     folder = options.work / f"{run.name}-{target}-{preset}"
-                    found["seen"] = json.loads((folder / MANIFEST).read_text())["seen"]
+                    found["seen"] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seen"]
                     found |= measured(run, folder, target, tuple(options.only), options)
                 elif path.exists() and not options.again:
                     continue

@@ -45,7 +45,9 @@ def megabytes(size: int) -> str:
 
 def records() -> list[dict[str, Any]]:
     """Every record, by run, target and preset."""
-    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "targets").glob("*.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((RESULTS / "targets").glob("*.json"))
+    ]
     return sorted(
         found,
         key=lambda r: (r["items"], ORDER.index(r["target"]), PRESETS.index(r["quantization"])),
@@ -104,7 +106,7 @@ def sizes_table() -> str:
     path = RESULTS / "package_sizes.json"
     if not path.exists():
         return ""
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     rows.sort(key=lambda r: (r["items"], ORDER.index(r["target"]), PRESETS.index(r["quantization"])))
     lines = [
         f"| {r['items']:,} | {r['target']} {r['quantization']} | {megabytes(r['model_bytes'])} "

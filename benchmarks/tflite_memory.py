@@ -81,7 +81,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 def measure(way: str, folder: Path) -> dict[str, float]:
     """Resident bytes and CPU milliseconds until router and smallest route have run once."""
-    import ai_edge_litert.compiled_model
+    import ai_edge_litert.compiled_model  # noqa: F401
     import ai_edge_litert.interpreter  # noqa: F401
 
     package = open_package(folder)
@@ -110,7 +110,7 @@ def main() -> None:
     for folder in options.packages:
         for way in WAYS:
             command = [sys.executable, __file__, "--one", way, str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
             found = json.loads(done.stdout.splitlines()[-1])
             rows.append({"package": folder.name, "way": way, **found})
             print(f"{folder.name}  {way}: {found['resident_bytes'] / 1e6:.0f} MB, {found['cpu_ms']:.0f} ms")

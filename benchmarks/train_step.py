@@ -142,7 +142,7 @@ def main() -> None:
         for candidate, numbers in found.items():
             print(f"  {candidate:23}" + "  ".join(f"{k} {v}" for k, v in numbers.items()), flush=True)
     if options.out:
-        whole = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        whole = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
         key = f"{options.mode}-{options.device}-{options.threads}"
         whole[key] = {"machine": machine(), "rounds": options.rounds, "sizes": results}
         write_json(options.out, dict(sorted(whole.items())))

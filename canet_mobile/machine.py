@@ -16,7 +16,7 @@ from typing import Any
 def cpu_model() -> str:
     """The processor's name, as well as the system tells it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key.strip() in ("model name", "Hardware", "Model") and value.strip():
                 return value.strip()
@@ -39,7 +39,7 @@ def describe_machine() -> dict[str, Any]:
 def resident_bytes() -> int | None:
     """Resident memory of this process now; None where the system does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     except (OSError, IndexError, ValueError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")

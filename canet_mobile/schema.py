@@ -10,6 +10,8 @@ from typing import Any
 from canet_mobile.errors import CanetError
 from canet_mobile.files import AGAIN
 
+SHOWN = 500  # characters of what jsonschema says, which may print a whole document
+
 
 @cache
 def load_schema(name: str) -> dict[str, Any]:
@@ -43,4 +45,5 @@ def validate(document: Any, name: str, *, where: object, fix: str = AGAIN) -> No
         )
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(document))
     if error is not None:
-        raise CanetError(f"field {error.json_path}: {error.message}", where=where, fix=fix)
+        said = error.message if len(error.message) <= SHOWN else f"{error.message[:SHOWN]} …"
+        raise CanetError(f"field {error.json_path}: {said}", where=where, fix=fix)

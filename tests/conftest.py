@@ -84,7 +84,7 @@ def make_dataset(directory: Path, *, users: int = 60, items: int = 40, seed: int
             item = (item * 3 + 1) % items if rng.random() < 0.8 else int(rng.integers(items))
     directory.parent.mkdir(parents=True, exist_ok=True)
     log = directory.parent / f"{directory.name}.csv"
-    log.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    log.write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return import_log(log, directory, ImportOptions(min_item_count=1, min_history=5))
 
 

@@ -111,7 +111,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "separate_files",
     )
     manifest = {
-        "schema_version": 3,
+        "schema_version": 4,
         "kind": "package",
         "name": "toy",
         "created_by": "canet-mobile 0.1.0",
@@ -148,8 +148,8 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
             for route in routes
         ],
         "item_map_sha256": "",
-        "dataset": {"name": "toy", "content_hash": "0" * 64, "directory": "nowhere/toy"},
-        "checkpoint": {"run": "toy-run", "sha256": "1" * 64},
+        "dataset": {"name": "toy", "content_hash": "0" * 64},
+        "checkpoint": {"sha256": "1" * 64},
         "accuracy": None,
     }
     return {**manifest, **changed}

@@ -75,7 +75,7 @@ def test_windows_that_cannot_move_are_said_not_to(changes: dict, moving: bool) -
 def test_a_run_records_what_was_settled(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(epochs=1, tied="auto"), dataset, tmp_path / "run")
     assert run.config.tied in ("true", "false") and run.config.seen in ("keep", "exclude")
-    assert f'tied = "{run.config.tied}"' in (tmp_path / "run" / "config.toml").read_text()
+    assert f'tied = "{run.config.tied}"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
 
 
 def test_the_papers_recipe_is_untied() -> None:

@@ -271,7 +271,9 @@ def test_the_commands_train_evaluate_and_refuse_to_export(
     assert cli(["evaluate"]) == 0
     text = capsys.readouterr().out
     assert "floor: markov" in text and "None" not in text
-    saved = json.loads((tmp_path / "runs" / f"small-{name}-1" / "evaluation-test.json").read_text())
+    saved = json.loads(
+        (tmp_path / "runs" / f"small-{name}-1" / "evaluation-test.json").read_text(encoding="utf-8")
+    )
     assert saved["model"] == name and saved["run"]["name"] == f"small-{name}-1"
     assert cli(["export", "--target", "executorch"]) == 1
     message = capsys.readouterr().err

@@ -157,9 +157,9 @@ def test_budgets_stand_in_order_beside_the_default(
     advice = {"fixed": "e8_h8_d1", "users": 5000, "against_random": gap, "against_fixed": gap}
     seed = {"ndcg10": 0.3, "largest": 0.3, "share_of_full": 0.2, "advice": advice}
     found = {"seeds": [seed], "random": {"value": 0.003, "se_users": 0.0006, "se_seeds": None}}
-    (folder / "shop.json").write_text(json.dumps(found))
+    (folder / "shop.json").write_text(json.dumps(found), encoding="utf-8")
     assert table.budget_rows("shop") == "", "the default alone"
     for budget in (0.9, 0.05):
-        (folder / f"shop.budget{budget}.json").write_text(json.dumps(found))
+        (folder / f"shop.budget{budget}.json").write_text(json.dumps(found), encoding="utf-8")
     lines = [line.split(" | ")[1] for line in table.budget_rows("shop").splitlines()]
     assert lines == ["0.05", f"{TrainConfig().budget:g}", "0.9"]

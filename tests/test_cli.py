@@ -13,6 +13,7 @@ from conftest import make_dataset
 from canet_mobile.cli import demo as demo_module
 from canet_mobile.cli import main as main_module
 from canet_mobile.cli.main import COMMANDS, run
+from canet_mobile.files import read_json, write_json
 
 TINY = ["--set=embedding=8,16", "--set=hidden=8,16", "--set=depth=1,2", "--set=length=8", "--set=epochs=1"]
 TINY += ["--set=threads=1"]
@@ -31,7 +32,9 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'polars', 'numpy', 'rich', 'executorch'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -108,7 +111,8 @@ def test_the_demo_keeps_what_is_done_and_stops_at_what_fails(
         return 3 if arguments[0] == "parity" else 0
 
     monkeypatch.setattr(demo_module, "_finished", lambda run_directory: True)
-    (tmp_path / "demo" / "run").mkdir(parents=True)
+    write_json(tmp_path / "demo" / "manifest.json", {"schema_version": 1, "kind": "demo"})
+    (tmp_path / "demo" / "run").mkdir()
     real = run
     monkeypatch.setattr(main_module, "run", failing)
     assert real(["demo"]) == 1
@@ -117,12 +121,32 @@ def test_the_demo_keeps_what_is_done_and_stops_at_what_fails(
     assert "kept: demo/run" in captured.out and "exit code 3" in captured.err
 
 
-def test_the_demo_will_not_delete_what_it_did_not_make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("options", [(), ("--force",)])
+@pytest.mark.parametrize("name", ["thesis.txt", "run/manifest.json", "manifest.json"])
+def test_the_demo_touches_nothing_that_it_did_not_make(
+    options: tuple[str, ...],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "thesis.txt").write_text("mine")
-    assert run(["demo", "--force"]) == 1
-    assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
-    assert "not an artefact" in capsys.readouterr().err
+    (tmp_path / "shop" / name).parent.mkdir(parents=True)
+    about = {"schema_version": 1, "kind": "run", "created_by": "canet-mobile 0.1.0"}
+    write_json(tmp_path / "shop" / name, about)
+    before = (tmp_path / "shop" / name).read_bytes()
+    assert run(["demo", "--out", "shop", *options]) == 1
+    assert (tmp_path / "shop" / name).read_bytes() == before
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "shop" / name]
+    assert "not replaced" in capsys.readouterr().err
+
+
+def test_a_demo_begun_anew_deletes_the_older_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "demo" / "manifest.json", {"schema_version": 1, "kind": "demo"})
+    (tmp_path / "demo" / "parity.json").touch()
+    real = run
+    monkeypatch.setattr(main_module, "run", lambda arguments: 1)
+    assert real(["demo", "--force"]) == 1
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["manifest.json"]
+    assert read_json(tmp_path / "demo" / "manifest.json")["kind"] == "demo"

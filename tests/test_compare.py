@@ -10,6 +10,7 @@ from compare_toys import TINY_SET, failing, plan, quiet, rows
 from conftest import make_dataset
 
 from canet_mobile.cli.main import run as cli
+from canet_mobile.compare import comparison
 from canet_mobile.compare.comparison import compare
 from canet_mobile.compare.methods import (
     is_plain_sasrec,
@@ -21,13 +22,14 @@ from canet_mobile.compare.presets import PRESETS, base_config, typed_settings
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.evaluate.costs import sasrec_paper_mflops
+from canet_mobile.files import read_json
 from canet_mobile.train import trainer
 from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 
 
 @pytest.fixture(scope="module")
 def document(compared: Path) -> dict:
-    return json.loads((compared / "compare.json").read_text())
+    return json.loads((compared / "compare.json").read_text(encoding="utf-8"))
 
 
 def test_sasrec_same_is_as_large_as_canet_turned_out_to_be(compared_data: Dataset, tmp_path: Path) -> None:
@@ -104,14 +106,31 @@ def test_folders_of_others_are_refused(compared_data: Dataset, compared: Path, t
     assert "--force" in str(error.value)
     mine = tmp_path / "thesis"
     mine.mkdir()
-    (mine / "thesis.txt").write_text("mine")
+    (mine / "thesis.txt").write_text("mine", encoding="utf-8")
     for force in (False, True):
-        with pytest.raises(CanetError, match=r"already exists|not an artefact"):
+        with pytest.raises(CanetError, match=r"not an artefact"):
             compare(compared_data, plan("fpmc"), mine, force=force, say=quiet)
+    assert (mine / "thesis.txt").read_text("utf-8") == "mine"
+
+
+def test_a_replaced_comparison_stands_until_the_new_one_is_done(
+    compared_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_dataset(tmp_path / "other", users=20, seed=5)
     out = tmp_path / "out"
     compare(other, plan("fpmc"), out, force=False, say=quiet)
-    document = compare(compared_data, plan("fpmc"), out, force=True, say=quiet)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(comparison, "write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        compare(compared_data, plan("fpmc"), out, force=True, say=quiet)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    said: list[str] = []
+    document = compare(compared_data, plan("fpmc"), out, force=True, say=said.append)
     assert document["dataset"]["content_hash"] == compared_data.content_hash
+    assert not any("training" in line for line in said), "the run made before the interruption is kept"
+    assert f"wrote {out / 'compare.json'}" in said and not (tmp_path / "out.new").exists()
+    assert "replaces" not in read_json(out / "manifest.json")
+    compare(compared_data, plan("fpmc"), out, force=False, say=said.append)
 
 
 def test_the_command_prints_its_results_and_its_exit_code(
@@ -131,7 +150,7 @@ def test_the_command_prints_its_results_and_its_exit_code(
     assert cli([*arguments, "--json", "--budget", "0.2"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads(
-        (tmp_path / "compare" / "small" / "compare.json").read_text()
+        (tmp_path / "compare" / "small" / "compare.json").read_text(encoding="utf-8")
     )
     assert json.loads(printed.out)["budget"] == 0.2 and "2 of 2 runs" in printed.err
     monkeypatch.setattr(trainer, "train", failing("fpmc"))

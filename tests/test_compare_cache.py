@@ -27,7 +27,7 @@ from canet_mobile.train.config import TrainConfig
 
 @pytest.fixture(scope="module")
 def document(compared: Path) -> dict:
-    return json.loads((compared / "compare.json").read_text())
+    return json.loads((compared / "compare.json").read_text(encoding="utf-8"))
 
 
 def test_nothing_that_is_cached_is_computed_again(
@@ -125,7 +125,7 @@ def test_a_killed_comparison_with_workers_goes_on_to_the_result_of_a_whole_one(t
     assert process.stderr is not None
     process.stderr.read()  # the workers hold its other end: it closes when they have gone
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    killed = json.loads((tmp_path / "killed" / "compare.json").read_text())
+    killed = json.loads((tmp_path / "killed" / "compare.json").read_text(encoding="utf-8"))
     whole = compare(data, plan("fpmc", "sasrec-8x2", **more), tmp_path / "whole", force=False, say=quiet)
     for document in (killed, whole):
         assert not failed(document)
@@ -144,14 +144,18 @@ def test_measured_costs_count_by_what_they_say_not_by_their_path(
     table = {"schema_version": 1, "kind": "costs_table", "unit": "ms", "router": 0.1}
     routes = {f"e{e}_h{h}_d{d}": float(e + h + d) for e in (8, 16) for h in (8, 16) for d in (1, 2)}
     for name in ("costs.json", "moved.json"):
-        (tmp_path / name).write_text(json.dumps({**table, "routes": routes}, indent=len(name)))
+        (tmp_path / name).write_text(
+            json.dumps({**table, "routes": routes}, indent=len(name)), encoding="utf-8"
+        )
 
     def key(name: str, **changes: object) -> str:
         return cache_job(compared_data, tmp_path, costs=str(tmp_path / name), **changes).key
 
     first, plain = key("costs.json"), key("costs.json", model="fpmc")
     assert first == key("moved.json") != cache_job(compared_data, tmp_path).key
-    (tmp_path / "costs.json").write_text(json.dumps({**table, "routes": routes | {"e8_h8_d1": 3.0}}))
+    (tmp_path / "costs.json").write_text(
+        json.dumps({**table, "routes": routes | {"e8_h8_d1": 3.0}}), encoding="utf-8"
+    )
     assert key("costs.json") != first, "the phone was measured again"
     assert key("costs.json", model="fpmc") == plain == cache_job(compared_data, tmp_path, model="fpmc").key
     with pytest.raises(CanetError, match="no such table of costs"):
@@ -194,7 +198,9 @@ def test_no_module_that_a_job_runs_is_forgotten() -> None:
     root = Path(runs.__file__).parent.parent
     told = "import sys, canet_mobile.train.trainer, canet_mobile.train.reroute, canet_mobile.compare.judge;"
     told += "print(*(m for m in sys.modules if m.startswith('canet_mobile.')))"
-    loaded = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout
     paths = {"/".join(name.split(".")[1:]) + ".py" for name in loaded.split()}
     modules = {name for name in paths if (root / name).is_file()}
     counted = set(code.counted(root))

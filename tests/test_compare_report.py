@@ -29,7 +29,7 @@ from canet_mobile.train.config import TrainConfig
 
 @pytest.fixture(scope="module")
 def document(compared: Path) -> dict:
-    return json.loads((compared / "compare.json").read_text())
+    return json.loads((compared / "compare.json").read_text(encoding="utf-8"))
 
 
 def test_the_document_is_of_its_schema_and_holds_every_method(document: dict) -> None:
@@ -46,9 +46,9 @@ def test_a_failing_method_is_reported_and_the_others_go_on(document: dict, compa
     assert row["failures"][0] == {"seed": 0, "reason": "RuntimeError: the tensors do not fit"}
     assert all(other["status"] == "ok" for name, other in rows(document).items() if name != "gru4rec")
     for kind in ("md", "csv", "html"):
-        assert "the tensors do not fit" in (compared / f"compare.{kind}").read_text()
+        assert "the tensors do not fit" in (compared / f"compare.{kind}").read_text(encoding="utf-8")
     (log,) = (compared / "runs").glob("gru4rec.seed0.*/failed.txt")
-    assert "Traceback" in log.read_text()
+    assert "Traceback" in log.read_text(encoding="utf-8")
 
 
 def test_every_figure_of_the_table_is_the_mean_of_its_records(document: dict, compared: Path) -> None:
@@ -58,7 +58,8 @@ def test_every_figure_of_the_table_is_the_mean_of_its_records(document: dict, co
         if row["metrics"] is None:
             continue
         records = [
-            json.loads((compared / "records" / f"small.{name}.seed{n}.json").read_text()) for n in (0, 1)
+            json.loads((compared / "records" / f"small.{name}.seed{n}.json").read_text(encoding="utf-8"))
+            for n in (0, 1)
         ]
         for metric in ("ndcg@10", "recall@10"):
             values = [record["evaluation"]["routed"][protocol][metric] for record in records]
@@ -72,7 +73,7 @@ def test_every_figure_of_the_table_is_the_mean_of_its_records(document: dict, co
 
 def test_the_values_kept_per_user_are_those_of_the_evaluation(document: dict, compared: Path) -> None:
     for path in (compared / "runs").glob("*/record.json"):
-        evaluation = json.loads(path.read_text())["evaluation"]
+        evaluation = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
         with np.load(path.parent / "users.npz") as users:
             for protocol in ("keep", "exclude"):
                 own = ndcg(users[protocol].astype(np.int64), 10).mean()
@@ -135,7 +136,7 @@ def test_route_use_and_twins(document: dict) -> None:
 
 
 def test_the_page_is_well_formed_and_holds_every_method(document: dict, compared: Path) -> None:
-    page = (compared / "compare.html").read_text()
+    page = (compared / "compare.html").read_text(encoding="utf-8")
     root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
     text = " ".join(root.itertext())
     for row in document["methods"]:
@@ -151,8 +152,8 @@ def test_the_page_is_well_formed_and_holds_every_method(document: dict, compared
 
 
 def test_markdown_and_csv_hold_the_same_figures(document: dict, compared: Path) -> None:
-    assert (compared / "compare.md").read_text() == markdown(document)
-    lines = list(csv.DictReader((compared / "compare.csv").open()))
+    assert (compared / "compare.md").read_text(encoding="utf-8") == markdown(document)
+    lines = list(csv.DictReader((compared / "compare.csv").open(encoding="utf-8")))
     assert len(lines) == 2 * (2 + len(document["methods"]))
     for line in lines:
         if line["group"] != "floor" and line["status"] == "ok":
@@ -216,7 +217,7 @@ def test_the_results_table_reads_the_records_of_a_comparison(
 
 
 def test_the_manual_names_every_method_and_what_each_preset_changes() -> None:
-    manual = (Path(__file__).parent.parent / "docs" / "compare.md").read_text()
+    manual = (Path(__file__).parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
     for name in (*known_methods(TrainConfig(), 100), *GROUPS):
         assert f"`{name}`" in manual
     for name, preset in PRESETS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import struct
 from collections.abc import Callable
@@ -223,6 +224,28 @@ def test_damaged_files_are_errors_that_name_them(int8: Made, tmp_path: Path) -> 
     (path / MODEL).write_bytes(b"")
     with pytest.raises(MilError, match="not an mlProgram"):
         open_mlpackage(path)
-    (path / MANIFEST).write_text("{}")
+    (path / MANIFEST).write_text("{}", encoding="utf-8")
     with pytest.raises(MilError, match=r"is no readable \.mlpackage"):
         open_mlpackage(path)
+
+
+@pytest.mark.parametrize("name", ["model", "weights"])
+@pytest.mark.parametrize(
+    "path", ["../../secret", "/dev/zero", "/dev", "com.apple.CoreML/../../../secret", "out", "loop"]
+)
+def test_a_path_that_leaves_the_mlpackage_is_refused(
+    int8: Made, tmp_path: Path, name: str, path: str
+) -> None:
+    folder = Path(shutil.copytree(int8.folder / MODEL_FILE, tmp_path / MODEL_FILE))
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "weight.bin").write_bytes(b"secret")
+    (folder / "Data" / "out").symlink_to(tmp_path / "secret")
+    (folder / "Data" / "loop").symlink_to("/dev")
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    root = manifest["rootModelIdentifier"]
+    entries = manifest["itemInfoEntries"]
+    chosen = next(one for key, one in entries.items() if (key == root) == (name == "model"))
+    chosen["path"] = path
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(MilError, match=r"no plain file inside its Data folder"):
+        open_mlpackage(folder)

@@ -58,7 +58,7 @@ def test_skiprec_and_autodim_at_their_largest_are_a_sasrec_and_their_own_part() 
 
 
 def test_every_route_of_the_paper() -> None:
-    with PAPER.open() as file:
+    with PAPER.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 108
     for row in rows:
@@ -110,7 +110,7 @@ def test_a_plain_sasrec_has_no_input_projection() -> None:
 
 
 def test_the_table_in_the_docs() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     rows = [line.replace("`", "").strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
     table = {
         row[0]: [float(cell) for cell in row[1:]] for row in rows if len(row) == 7 and row[1][0].isdigit()

@@ -199,14 +199,14 @@ def test_failed_replacement_keeps_the_old(tmp_path: Path) -> None:
 def test_force_does_not_delete_strangers(tmp_path: Path) -> None:
     source = text(HEADER + GOOD)(tmp_path)
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "letter.txt").write_text("dear")
+    (tmp_path / "home" / "letter.txt").write_text("dear", encoding="utf-8")
     with pytest.raises(CanetError, match="not an artefact"):
         import_log(source, tmp_path / "home", force=True)
-    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    assert (tmp_path / "home" / "letter.txt").read_text(encoding="utf-8") == "dear"
 
 
 def test_output_inside_a_file(tmp_path: Path) -> None:
     source = text(HEADER + GOOD)(tmp_path)
     with pytest.raises(CanetError, match=r"log\.csv: is a file"):
         import_log(source, source / "deep" / "out")
-    assert source.read_text() == HEADER + GOOD
+    assert source.read_text(encoding="utf-8") == HEADER + GOOD

@@ -53,9 +53,9 @@ def tiny(tmp_path: Path) -> Dataset:
 def resign(folder: Path, **changes: object) -> None:
     """Make the manifest agree with the files again, so that only the content can be refused."""
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest |= {"files": describe_files(folder, ["items.parquet", "sequences.parquet"]), **changes}
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_what_is_written_is_what_is_loaded(tmp_path: Path) -> None:
@@ -163,7 +163,9 @@ def test_manifest_that_disagrees(tiny: Dataset, changes: dict, words: list[str])
 
 def test_manifest_cannot_point_elsewhere(tiny: Dataset) -> None:
     path = tiny.directory / "manifest.json"
-    path.write_text(path.read_text().replace('"items.parquet"', '"../items.parquet"'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"items.parquet"', '"../items.parquet"'), encoding="utf-8"
+    )
     with pytest.raises(CanetError, match=r"\.\./items\.parquet"):
         load_dataset(tiny.directory)
 
@@ -172,7 +174,7 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "manifest.json").write_text('{"schema_version": 1,')
+    (tmp_path / "torn" / "manifest.json").write_text('{"schema_version": 1,', encoding="utf-8")
     for name, words in {
         "nothing": "no such dataset", "file": "is a file", "folder": "no manifest", "torn": "not valid JSON",
     }.items():  # fmt: skip

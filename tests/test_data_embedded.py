@@ -40,7 +40,7 @@ def test_embedded_is_imported_once(embedded_folder: Path) -> None:
 
 
 def test_embedded_refuses_another_data_set(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n")
+    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n", encoding="utf-8")
     import_log(tmp_path / "log.txt", tmp_path / "mine", ImportOptions(min_item_count=1, min_history=3))
     with pytest.raises(CanetError, match=r"another data set \(mine\)"):
         embedded_dataset(tmp_path / "mine")
@@ -56,7 +56,7 @@ def test_embedded_refuses_other_filters(tmp_path: Path) -> None:
 
 
 def test_embedded_carries_its_licence() -> None:
-    text = (resources.files("canet_mobile.data.embedded") / "README.txt").read_text()
+    text = (resources.files("canet_mobile.data.embedded") / "README.txt").read_text(encoding="utf-8")
     for word in ("CC BY 4.0", "D. Chen", "10.24432/C5CG6D", "What was changed"):
         assert word in text
 
@@ -66,7 +66,7 @@ def run(*arguments: object):
 
 
 def test_import_prints_the_result_on_stdout_and_the_rest_on_stderr(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n3 1 2\n")
+    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n3 1 2\n", encoding="utf-8")
     out = tmp_path / "set"
     found = run("import", tmp_path / "log.txt", "--out", out, "--min-item-count", 1, "--min-history", 3)
     assert found.exit_code == 0, found.output
@@ -77,14 +77,14 @@ def test_import_prints_the_result_on_stdout_and_the_rest_on_stderr(tmp_path: Pat
 
 
 def test_json_is_the_manifest(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n")
+    (tmp_path / "log.txt").write_text("1 1 2 3\n2 2 3 1\n", encoding="utf-8")
     out = tmp_path / "set"
     found = run(
         "import", tmp_path / "log.txt", "--out", out, "--min-item-count", 1, "--min-history", 3, "--json"
     )
     manifest = json.loads(found.stdout)
     validate(manifest, "dataset", where="stdout")
-    assert manifest == json.loads((out / "manifest.json").read_text())
+    assert manifest == json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert json.loads(run("describe", out, "--json", "--top", 1).stdout)["top_items"][0]["item_id"] == "1"
 
 
@@ -114,7 +114,13 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = "{'polars', 'numpy', 'torch'}"
     code = f"import sys, canet_mobile.cli.data; print(list({heavy} & set(sys.modules)))"
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+        timeout=60,
+        encoding="utf-8",
     )
     assert found.stdout.strip() == "[]"
 

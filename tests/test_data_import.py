@@ -53,7 +53,9 @@ def histories(dataset: Dataset) -> dict[str, list[str]]:
 
 
 def write_csv(path: Path, rows: list[Row]) -> Path:
-    path.write_text("user,item,time\n" + "".join(f"{user},{item},{time}\n" for user, item, time in rows))
+    path.write_text(
+        "user,item,time\n" + "".join(f"{user},{item},{time}\n" for user, item, time in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -115,8 +117,10 @@ def as_sources(folder: Path, rows: list[Row]) -> dict[str, Path]:
     table.write_csv(folder / "log.csv")
     table.write_csv(folder / "log.tsv", separator="\t")
     (folder / "log.csv.gz").write_bytes(gzip.compress((folder / "log.csv").read_bytes()))
-    text = (folder / "log.tsv").read_text().partition("\n")[2]
-    (folder / "log.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + text)
+    text = (folder / "log.tsv").read_text(encoding="utf-8").partition("\n")[2]
+    (folder / "log.inter").write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\n" + text, encoding="utf-8"
+    )
     table.write_parquet(folder / "log.parquet")
     parts = folder / "spark"
     for number in range(3):
@@ -184,7 +188,7 @@ def test_rows_in_another_order_give_the_same_histories(seed: int) -> None:
 def test_times_become_microseconds_whatever_they_were(tmp_path: Path, unit: str, write) -> None:
     rows = log()
     text = "".join(f"{user},{item},{write(time)}\n" for user, item, time in rows)
-    (tmp_path / "log.csv").write_text("user,item,ts\n" + text)
+    (tmp_path / "log.csv").write_text("user,item,ts\n" + text, encoding="utf-8")
     dataset = import_log(tmp_path / "log.csv", tmp_path / "out")
     plain = import_log(write_csv(tmp_path / "plain.csv", rows), tmp_path / "plain")
     assert dataset.manifest["time_unit"] == unit
@@ -212,7 +216,7 @@ def test_parquet_datetimes_and_integer_ids(tmp_path: Path) -> None:
 
 def test_ids_stay_text_and_quotes_hold_separators(tmp_path: Path) -> None:
     lines = ['"a, b",007', '"a, b",7', '"a, b",007', "é,007", "é,7", "é,07"]
-    (tmp_path / "log.csv").write_text("user,item\n" + "\n".join(lines) + "\n\n")
+    (tmp_path / "log.csv").write_text("user,item\n" + "\n".join(lines) + "\n\n", encoding="utf-8")
     dataset = import_log(
         tmp_path / "log.csv", tmp_path / "out", ImportOptions(min_item_count=1, min_history=3)
     )
@@ -221,7 +225,9 @@ def test_ids_stay_text_and_quotes_hold_separators(tmp_path: Path) -> None:
 
 def test_no_header_names_columns_by_number(tmp_path: Path) -> None:
     rows = log()
-    (tmp_path / "u.data").write_text("".join(f"{user}\t{item}\t{time}\n" for user, item, time in rows))
+    (tmp_path / "u.data").write_text(
+        "".join(f"{user}\t{item}\t{time}\n" for user, item, time in rows), encoding="utf-8"
+    )
     options = ImportOptions(header=False, user="column_1", item="column_2", time="column_3")
     dataset = import_log(tmp_path / "u.data", tmp_path / "out", options)
     plain = import_log(write_csv(tmp_path / "plain.csv", rows), tmp_path / "plain")
@@ -238,7 +244,7 @@ def test_time_none_means_file_order(tmp_path: Path) -> None:
 
 def test_titles_join_on_the_item_id(tmp_path: Path) -> None:
     items = 'item_id:token\tmovie_title:token_seq\ni0\tStar "Wars"\ni1\t\ni0\tsecond\n'
-    (tmp_path / "log.item").write_text(items)
+    (tmp_path / "log.item").write_text(items, encoding="utf-8")
     options = ImportOptions(items_file=tmp_path / "log.item")
     dataset = import_log(write_csv(tmp_path / "log.csv", log()), tmp_path / "out", options)
     titles = dict(dataset.item_table().select("item_id", "title").iter_rows())

@@ -51,7 +51,7 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     for number in range(2):
         part(tmp_path / "log" / f"part-{number}", f"u{number}")
     part(tmp_path / "log" / "_temporary" / "half.parquet", "half")
-    (tmp_path / "log" / "more.csv").write_text("user_id,item_id\n")
+    (tmp_path / "log" / "more.csv").write_text("user_id,item_id\n", encoding="utf-8")
     (tmp_path / "log" / "_SUCCESS").touch()
     notes: list[str] = []
     found = import_log(tmp_path / "log", tmp_path / "out", OPTIONS, progress=notes.append)
@@ -78,7 +78,7 @@ def test_a_torn_part_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_things_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "a.csv").write_text("user_id,item_id\n")
+    (tmp_path / "log" / "a.csv").write_text("user_id,item_id\n", encoding="utf-8")
     with pytest.raises(CanetError, match=r"no \.parquet file; it holds a\.csv"):
         import_log(tmp_path / "log", tmp_path / "out", OPTIONS)
 

@@ -224,7 +224,7 @@ def test_titles_of_many_kinds_arrive(tmp_path: Path) -> None:
 
 def test_titles_that_match_few_items_are_counted(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(table(GROUND))
-    (tmp_path / "items.csv").write_text("item_id,title\ni2,A\ni2,B\ni9,C\n")
+    (tmp_path / "items.csv").write_text("item_id,title\ni2,A\ni2,B\ni9,C\n", encoding="utf-8")
     options = ImportOptions(min_item_count=1, min_history=3, items_file=tmp_path / "items.csv")
     notes: list[str] = []
     import_log(tmp_path / "log.csv", tmp_path / "out", options, progress=notes.append)

@@ -21,7 +21,7 @@ START = 1_600_000_000
 def import_times(folder: Path, times: list[object], **options: object) -> dict:
     """The manifest of a log with these times, five users in turn."""
     rows = "".join(f"u{n % 5},i{n % 7},{time}\n" for n, time in enumerate(times))
-    (folder / "log.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    (folder / "log.csv").write_text("user_id,item_id,timestamp\n" + rows, encoding="utf-8")
     chosen = ImportOptions(min_item_count=1, min_history=3, **options)  # type: ignore[arg-type]
     return import_log(folder / "log.csv", folder / "out", chosen).manifest
 

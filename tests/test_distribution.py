@@ -22,7 +22,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel, unpacked into an empty folder."""
     out = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    done = subprocess.run(build, capture_output=True, text=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     (wheel,) = out.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(out / "site")
@@ -30,7 +30,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_package_of_the_tree_is_listed() -> None:
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    )
     found = {"canet_mobile.schemas"}
     for top in (ROOT / "canet_mobile", ROOT / "export" / "canet_export"):
         for init in top.rglob("__init__.py"):
@@ -39,13 +41,15 @@ def test_every_package_of_the_tree_is_listed() -> None:
 
 
 def test_the_oldest_python_can_install_what_is_pinned() -> None:
-    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     oldest = document["project"]["requires-python"].removeprefix(">=")
     assert document["tool"]["mypy"]["python_version"] == oldest
     assert document["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
     assert f"Python {oldest} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
     pins = [
-        line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+        line.split("==")[0]
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
     ]
     asked = {name: wants for name in pins if (wants := _python_wanted(name))}
     assert {name: wants for name, wants in asked.items() if f"{oldest}.0" not in SpecifierSet(wants)} == {}
@@ -85,6 +89,7 @@ def test_the_wheel_alone_trains_evaluates_and_prints_costs(unpacked: Path, tmp_p
             capture_output=True,
             text=True,
             check=False,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

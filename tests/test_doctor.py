@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from canet_mobile.cli import doctor as module
 from canet_mobile.cli.doctor import EXTRAS, doctor
 
-PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def found(*arguments: str) -> dict[str, dict]:

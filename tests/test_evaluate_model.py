@@ -236,7 +236,7 @@ def test_command_json_is_what_it_saves(run: Path, document) -> None:
     assert printed["run"] == {"name": "first", "checkpoint_sha256": "a" * 64}
     assert printed | {"run": None} == document
     for name in ("evaluation-test.json", "copy.json"):
-        assert json.loads((run / name).read_text()) == printed
+        assert json.loads((run / name).read_text(encoding="utf-8")) == printed
 
 
 def test_a_partial_evaluation_is_not_kept(run: Path) -> None:

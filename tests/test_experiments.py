@@ -51,7 +51,7 @@ def test_a_method_takes_the_keys_of_its_data_set_then_of_sasrecs_then_its_own(
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.name)
 def test_records_of_canet_and_plain_sasrecs_have_the_planned_settings(module: ModuleType, path: Path) -> None:
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     data, name, *_ = path.name.split(".")
     (method,) = select([name], TrainConfig(), items=1000)
     planned = {**module.planned(data, name), **method.pins}

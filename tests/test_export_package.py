@@ -92,15 +92,15 @@ def test_the_manifest_is_printed_and_names_its_sources(
 ) -> None:
     run, dataset = world
     manifest = json.loads(made[1].stdout)
-    assert manifest == json.loads((made[0] / "manifest.json").read_text())
-    assert manifest["checkpoint"] == {"run": "first", "sha256": run.checkpoint_sha256}
-    assert manifest["dataset"]["content_hash"] == dataset.content_hash
+    assert manifest == json.loads((made[0] / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["checkpoint"] == {"sha256": run.checkpoint_sha256}
+    assert manifest["dataset"] == {"name": dataset.name, "content_hash": dataset.content_hash}
     assert manifest["quantization"] == "int8"
     assert manifest["seen"] == seen_protocol(run.config, dataset)
     assert manifest["router"]["table"] == "own"
     assert [row["id"] for row in manifest["routes"]] == [0, 1]
     assert manifest["interface"]["point_input"] == "point"
-    lines = (made[0] / "items.csv").read_text().splitlines()
+    lines = (made[0] / "items.csv").read_text(encoding="utf-8").splitlines()
     first = dataset.item_table().sort("index").row(0, named=True)
     assert lines[:2] == ["index,item_id,title", f"1,{first['item_id']},{first['title'] or ''}"]
     assert len(lines) == dataset.num_items + 1
@@ -266,9 +266,9 @@ def test_wrong_usage_is_refused_before_any_work(
         assert isinstance(found, error)
         assert text in str(found)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
     found = call(run, "--target", "executorch", "--out", tmp_path / "mine", "--force").exception
-    assert "--force will not delete it" in str(found)
+    assert "is not replaced, with --force or without" in str(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
     assert command_line(["export", str(tmp_path / "no-run"), "--target", "executorch"]) == 1
     assert "no-run" in capsys.readouterr().err

@@ -110,5 +110,5 @@ def test_a_runaway_loss_is_named_by_its_step_and_never_saved(
     calls.clear()
     with pytest.raises(CanetError, match=r"not finite at step 5\n"):
         train(of_recipe("sandwich", batch=2), dataset, tmp_path / "saved")
-    manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["progress"]["step"] == 5, "the last saved state is the one before"

@@ -190,10 +190,12 @@ def test_every_way_of_a_plain_import_is_found(line: str) -> None:
 def run_with(place: Place, code: str, **modules: str) -> subprocess.CompletedProcess[str]:
     """Run code where modules of these names and texts hide the real ones."""
     for name, text in modules.items():
-        (place.work / f"{name}.py").write_text(text)
+        (place.work / f"{name}.py").write_text(text, encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if name not in {*SWITCHES, *FOLDERS}}
     env |= {"HOME": str(place.home), "TMPDIR": str(place.temporary), "PYTHONPATH": str(place.work)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     return done
 

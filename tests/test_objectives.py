@@ -123,7 +123,7 @@ def test_what_was_validated_is_what_the_run_keeps(
     dataset: Dataset, tmp_path: Path, config: TrainConfig
 ) -> None:
     run = train(config, dataset, tmp_path / "run")
-    epochs = [json.loads(line) for line in (run.directory / METRICS).read_text().splitlines()]
+    epochs = [json.loads(line) for line in (run.directory / METRICS).read_text(encoding="utf-8").splitlines()]
     best = max(epoch["validation"]["ndcg10"] for epoch in epochs)
     queries = held_out(dataset, "validation")
     assert validate_routed(load_model(run), run.config, queries, fitted=False).ndcg10 == best

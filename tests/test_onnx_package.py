@@ -239,7 +239,7 @@ def test_a_table_of_some_routes_or_a_wrong_one_is_refused_by_name(world: World, 
     with pytest.raises(CanetError, match=r"no such table[\s\S]*--costs-out FILE"):
         spending_of(config, 60)
     some = exported(world.run, tmp_path / "some", "--routes", "e8_h8_d1,e16_h16_d2", "--users", 0)
-    assert invoke(replay, some, "--limit", 3, "--costs-out", costs).exit_code == 0
+    assert invoke(replay, some, "--data", world.dataset, "--limit", 3, "--costs-out", costs).exit_code == 0
     with pytest.raises(CanetError, match=r"no cost of e8_h8_d2 \(missing: 6 of 8[\s\S]*--routes all"):
         spending_of(config, 60)
     table = read_json(costs)

@@ -182,7 +182,7 @@ def test_the_router_alone_runs_no_route_and_a_forced_route_no_router(tmp_path: P
         session = ort.InferenceSession(str(tmp_path / "canet.onnx"), options)
         feeds = {"seq": histories(2)[1][None], "force_route": np.array([force], np.int32)}
         route, scores, _ = session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         names = [event["args"].get("op_name") for event in events if event.get("cat") == "Node"]
         blocks.append((names.count("MultiHeadAttention"), names.count("TopK"), names.count("ArgMax")))
         if force == ROUTER_ALONE:
@@ -257,7 +257,7 @@ def test_the_ort_file_answers_alike_and_names_its_operators(tmp_path: Path) -> N
         for force in (None, ROUTER_ALONE, 0, len(SPACE) - 1):
             for ours, theirs in zip(found.answer(seq, force), same.answer(seq, force), strict=True):
                 assert np.allclose(ours, theirs, atol=1e-5)
-    listed = (tmp_path / "required_operators.config").read_text()
+    listed = (tmp_path / "required_operators.config").read_text(encoding="utf-8")
     assert "com.microsoft;1;BiasGelu,DynamicQuantizeMatMul,MultiHeadAttention" in listed
 
 

@@ -228,7 +228,7 @@ def test_a_run_stopped_while_polishing_resumes_to_the_same_result(
     resumed = resume(cut, open_dataset(cut))
     assert_same(load_model(whole), load_model(resumed))
     assert resumed.manifest["polish"] == whole.manifest["polish"]
-    lines = (resumed.directory / "metrics.jsonl").read_text().splitlines()
+    lines = (resumed.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from canet_export.executorch.export import export
 from canet_export.executorch.stored import check_stored, expected_constants
 from canet_export.integers import quantize_model
 from canet_export.job import Job
+from canet_mobile.cli.evaluate import evaluate
 from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.dataset import load_dataset
@@ -48,8 +50,8 @@ def make_world(root: Path, quantization: str) -> World:
         integers=None
         if integers is None
         else {"sha256": integers.sha256, "tensors": len(integers.tensors), "higher_precision": []},
-        dataset={"name": "toy", "content_hash": dataset.content_hash, "directory": str(dataset.directory)},
-        checkpoint={"run": "run", "sha256": run.checkpoint_sha256},
+        dataset={"name": "toy", "content_hash": dataset.content_hash},
+        checkpoint={"sha256": run.checkpoint_sha256},
     )
     return World(canet, dataset.directory, run.directory, package)
 
@@ -112,7 +114,7 @@ def test_a_missing_toolkit_names_the_extra(world: World, monkeypatch: pytest.Mon
     assert "canet-mobile[executorch]" in str(error.value)
 
 
-def test_parity_passes_with_and_without_the_checkpoint(world: World) -> None:
+def test_parity_passes_with_and_without_the_checkpoint(world: World, tmp_path: Path) -> None:
     result = invoke(parity, world.package, "--run", world.run, "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -120,10 +122,33 @@ def test_parity_passes_with_and_without_the_checkpoint(world: World) -> None:
     passed = {check["name"]: check["passed"] for check in report["checks"]}
     assert passed == dict.fromkeys(["weights", "golden", "structural", "router", "task"], True)
     assert report["checks"][2]["value"] < 1e-4
-    result = invoke(parity, world.package)
+    result = invoke(parity, world.copy(tmp_path))
     assert result.exit_code == 0
     assert "only the golden rows" in result.stderr
+    sha = open_package(world.package).manifest["checkpoint"]["sha256"]
+    assert (
+        f"no run with the checkpoint {sha[:12]}… in runs/, {tmp_path}/: name it with --run" in result.stderr
+    )
     assert "golden      ok" in result.stdout
+
+
+def test_run_and_dataset_are_found_by_their_hashes_under_any_name(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = world.copy(tmp_path / "elsewhere")
+    shutil.copytree(world.run, tmp_path / "runs" / "renamed")
+    result = invoke(parity, package)
+    assert "dataset 'toy'" in str(result.exception), "the run is here, its data set is not"
+    shutil.copytree(world.dataset, tmp_path / "datasets" / "renamed too")
+    toy_dataset(tmp_path / "datasets" / "another", seed=1)
+    report = json.loads(invoke(parity, package, "--json").stdout)
+    assert report["checkpoint"] and report["passed"]
+    report = json.loads(invoke(replay, package, "--limit", 3, "--json").stdout)
+    assert report["metrics"]["pytorch"] is not None
+    assert report["package"]["path"] == "elsewhere/copy"
+    result = invoke(evaluate, "runs/renamed", "--limit", 3, "--json")
+    assert json.loads(result.stdout)["users"] == 3
 
 
 def test_a_changed_byte_ends_in_exit_code_3(world: World, tmp_path: Path) -> None:
@@ -228,9 +253,11 @@ def test_another_checkpoint_or_dataset_is_refused_by_hash(world: World, tmp_path
         assert "content hash" in str(result.exception)
         assert getattr(result.exception, "exit_code", None) == 1
     package = world.copy(tmp_path)
-    refresh(package, dataset={"name": "toy", "content_hash": other.content_hash, "directory": "gone"})
     result = invoke(replay, package)
-    assert "dataset is not here" in str(result.exception)
+    found = open_package(package).manifest["dataset"]["content_hash"][:12]
+    assert f"dataset 'toy' (content hash {found}…) is not here; looked in datasets/, {tmp_path}/" in str(
+        result.exception
+    )
     assert "--data" in str(result.exception)
 
 
@@ -250,7 +277,7 @@ def test_replay_reports_accuracy_latency_and_memory(world: World, tmp_path: Path
     assert report["package"]["sha256"] == sha256_file(world.package / "manifest.json")
     assert report["device"] == {"name": "host", "runtime": "executorch 1.5.1", "threads": 1}
     assert report["point"] == "balanced"
-    text = invoke(replay, world.package, "--limit", 3).output
+    text = invoke(replay, world.copy(tmp_path), "--data", world.dataset, "--limit", 3).output
     assert "3 of 40 test users at 'balanced'" in text
     assert "NDCG@10" in text
     assert "no PyTorch figures" in text

@@ -100,7 +100,7 @@ def test_what_is_nothing_of_ours_is_said_so(tmp_path: Path, monkeypatch: pytest.
     assert "not an artefact" in str(invoke("empty").exception)
     write_json(tmp_path / "empty" / "manifest.json", {"kind": "cake"})
     assert "'cake'" in str(invoke("empty").exception)
-    (tmp_path / "text").write_text("x")
+    (tmp_path / "text").write_text("x", encoding="utf-8")
     assert "neither a directory nor a whole zip" in str(invoke("text").exception)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from replay_toys import ITEMS, K, refresh, toy_canet, write_package
 
@@ -150,7 +151,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(package: Path) -> None:
 
 
 def test_the_model_file_must_be_listed(package: Path) -> None:
-    (package / "other.txt").write_text("x")
+    (package / "other.txt").write_text("x", encoding="utf-8")
     refresh(package)
     listed = read_json(package / "manifest.json")["files"]
     edit(package, files=[f for f in listed if f["name"] != "canet.pte"])
@@ -158,7 +159,7 @@ def test_the_model_file_must_be_listed(package: Path) -> None:
 
 
 def test_unlisted_files_are_reported_and_unlisted_models_refused(package: Path, tmp_path: Path) -> None:
-    (package / "notes.txt").write_text("mine")
+    (package / "notes.txt").write_text("mine", encoding="utf-8")
     for path in (package, zipped(package, tmp_path / "p.zip")):
         assert "'notes.txt' is not listed" in open_package(path).warnings[0]
     (package / "other.tflite").write_bytes(b"x")
@@ -168,10 +169,12 @@ def test_unlisted_files_are_reported_and_unlisted_models_refused(package: Path, 
 
 def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
     path = package / "golden.jsonl"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
 
     def spoiled(**changed: Any) -> str:
-        path.write_text("\n".join([json.dumps({**json.loads(lines[0]), **changed}), *lines[1:]]) + "\n")
+        path.write_text(
+            "\n".join([json.dumps({**json.loads(lines[0]), **changed}), *lines[1:]]) + "\n", encoding="utf-8"
+        )
         refresh(package)
         return refused(package)
 
@@ -193,13 +196,13 @@ def test_bad_golden_rows_are_refused_by_line(package: Path) -> None:
         text = spoiled(**changed)
         assert said in text
         assert "line 1" in text
-    path.write_text("\n".join(lines[:-1]) + "\n")
+    path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     refresh(package)
     assert "1 rows for e16_h16_d2" in refused(package)
-    path.write_text("\n".join([lines[1], lines[1], *(line for line in lines[2:])]) + "\n")
+    path.write_text("\n".join([lines[1], lines[1], *(line for line in lines[2:])]) + "\n", encoding="utf-8")
     refresh(package)
     assert open_package(package)
-    path.write_text("\n".join(line for n, line in enumerate(lines * 2) if n % 2) + "\n")
+    path.write_text("\n".join(line for n, line in enumerate(lines * 2) if n % 2) + "\n", encoding="utf-8")
     refresh(package)
     assert "history of one item" in refused(package)
 
@@ -209,12 +212,12 @@ def test_no_package_at_all(package: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no manifest.json" in refused(tmp_path / "empty")
     text = tmp_path / "text.zip"
-    text.write_text("hello")
+    text.write_text("hello", encoding="utf-8")
     assert "neither a directory nor a whole zip" in refused(text)
     whole = zipped(package, tmp_path / "p.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     assert "cut.zip" in refused(tmp_path / "cut.zip")
-    (package / "manifest.json").write_text("{")
+    (package / "manifest.json").write_text("{", encoding="utf-8")
     assert "not valid JSON" in refused(package)
 
 
@@ -257,3 +260,84 @@ def test_a_damaged_zip_member_is_named(package: Path, tmp_path: Path) -> None:
     text = refused(path)
     assert "canet.pte" in text
     assert "damaged" in text
+
+
+def stuffed(package: Path, size: int) -> Path:
+    """A package whose model file holds nothing but zeros, and says so."""
+    (package / "canet.pte").write_bytes(bytes(size))
+    refresh(package)
+    return package
+
+
+def test_a_zip_bomb_writes_nothing(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(stuffed(package, 100_000_000), tmp_path / "bomb.zip")
+    assert path.stat().st_size < 200_000
+    monkeypatch.setattr(archive, "_write", lambda *_: pytest.fail("something was written"))
+    text = refused(path)
+    assert "bomb.zip: would unpack to 100," in text and "nothing was written" in text
+
+
+def test_no_zip_is_larger_than_any_package(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(package, tmp_path / "p.zip")
+    assert open_package(path)
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 1000)
+    assert "more than the 1,000 that a package may have" in refused(path)
+
+
+def test_a_zip_that_is_deflated_as_zips_are_opens(package: Path, tmp_path: Path) -> None:
+    """Half of the model's bytes are zero: a deflated zip of a fifth of the size or more is nobody's bomb."""
+    rows = np.random.default_rng(0).integers(0, 256, 2_000_000, np.uint8)
+    rows[::2] = 0
+    (package / "canet.pte").write_bytes(rows.tobytes())
+    refresh(package)
+    assert open_package(zipped(package, tmp_path / "p.zip")).model_path.stat().st_size == 2_000_000
+
+
+COMPANIONS = ("__MACOSX/._canet.pte", "__MACOSX/._manifest.json", "._canet.pte", ".DS_Store", "._.DS_Store")
+
+
+@pytest.mark.parametrize("prefix", ["", "package/"])
+def test_what_macos_adds_to_a_zip_is_ignored_with_a_note(package: Path, tmp_path: Path, prefix: str) -> None:
+    path = zipped(package, tmp_path / "p.zip", prefix)
+    with zipfile.ZipFile(path, "a") as file:
+        for name in COMPANIONS:
+            file.writestr(name if name.startswith("__") else prefix + name, b"Mac OS X")
+    opened = open_package(path)
+    assert len(opened.warnings) == 1 and "5 file(s) that macOS put there" in opened.warnings[0]
+    assert not list(opened.directory.rglob("._*"))
+
+
+def test_what_macos_adds_to_a_folder_is_ignored_with_a_note(package: Path) -> None:
+    for name in COMPANIONS:
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_bytes(b"Mac OS X")
+    assert ["macOS put there" in text for text in open_package(package).warnings] == [True]
+
+
+def test_companions_of_macos_do_not_hide_what_leaves_the_package(package: Path, tmp_path: Path) -> None:
+    path = zipped(package, tmp_path / "p.zip")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("__MACOSX/../../evil.txt", "evil")
+    assert "leaves the package" in refused(path)
+
+
+def test_parts_and_files_of_entries_must_be_listed(package: Path) -> None:
+    manifest = read_json(package / "manifest.json")
+    entry = manifest["routes"][0]["entry"]
+    (package / "layers.data").write_bytes(b"unverified")
+    for changed in (
+        {"parts": [{"name": "layers.data", "entries": [entry]}]},
+        {"interface": {"style": "files", "files": {entry: "layers.data"}}},
+    ):
+        edit(package, **changed)
+        assert "files does not list 'layers.data', so it cannot be verified" in refused(package)
+        write_json(package / "manifest.json", manifest)
+    refresh(package, parts=[{"name": "layers.data", "entries": [entry]}])
+    assert open_package(package).warnings == ()
+
+
+def test_an_error_of_the_schema_does_not_print_the_whole_document(package: Path) -> None:
+    edit(package, routes={str(number): "x" * 100 for number in range(1000)})
+    assert len(refused(package)) < 1500

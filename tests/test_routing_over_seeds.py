@@ -44,7 +44,7 @@ def run(module: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch, *option
     monkeypatch.setattr("sys.argv", ["routing_over_seeds.py", "--work", str(work), "small", *options])
     module.main()
     suffix = f".budget{options[1]}" if options else ""
-    return json.loads((work / "routing" / f"small{suffix}.json").read_text())
+    return json.loads((work / "routing" / f"small{suffix}.json").read_text(encoding="utf-8"))
 
 
 def test_seeds_together_say_what_their_evaluations_say(
@@ -53,7 +53,9 @@ def test_seeds_together_say_what_their_evaluations_say(
     found, gains = run(module, work, monkeypatch), []
     assert [each["seed"] for each in found["seeds"]] == [0, 1] and found["users"] == 80
     for each in found["seeds"]:
-        evaluation = json.loads((work / f"small.canet.seed{each['seed']}.json").read_text())["evaluation"]
+        evaluation = json.loads((work / f"small.canet.seed{each['seed']}.json").read_text(encoding="utf-8"))[
+            "evaluation"
+        ]
         (folder,) = (compared / "runs").glob(f"canet.seed{each['seed']}.*")
         with np.load(folder / "users.npz") as users:
             gains.append(users[f"over_random_{found['protocol']}"].astype(np.float64))
@@ -79,7 +81,7 @@ def test_another_budget_has_routers_of_its_own_for_the_same_supernets(
     for old, new in zip(before["seeds"], after["seeds"], strict=True):
         assert new["largest"] == old["largest"]
         folder = work / "budgets" / f"small-canet-seed{old['seed']}-0.9"
-        made = json.loads((folder / "manifest.json").read_text())
+        made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         assert made["config"]["budget"] == 0.9 and made["routing"]["advice"] == new["advice"]
     manifests = {path: path.stat().st_mtime_ns for path in work.glob("budgets/small-*/manifest.json")}
     assert len(manifests) == 2 and run(module, work, monkeypatch, "--budget", "0.9") == after
@@ -99,7 +101,9 @@ def test_without_a_finished_run_the_command_that_makes_one_is_named(
     module: ModuleType, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for manifest in (work / "runs").glob("*/manifest.json"):
-        manifest.write_text(manifest.read_text().replace('"finished"', '"training"'))
+        manifest.write_text(
+            manifest.read_text(encoding="utf-8").replace('"finished"', '"training"'), encoding="utf-8"
+        )
     with pytest.raises(SystemExit, match=r"no finished run in .* train it with compare_methods.py"):
         run(module, work, monkeypatch)
     assert capsys.readouterr().err.count("not finished, left out") == 2

@@ -26,7 +26,9 @@ def in_a_process(hash_seed: int, cwd: Path, *arguments: object) -> None:
     """Call the command where sets and dictionaries of strings are hashed otherwise."""
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "canet_mobile", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -22,7 +22,7 @@ HEAD = {"schema_version": 1, "kind": "costs_table", "unit": "ms"}
 def table(path: Path, **changes) -> Path:
     """Milliseconds that grow with the route's id; ``changes`` replace keys of the document."""
     routes = {route.entry: 1.0 + number for number, route in enumerate(SPACE)}
-    path.write_text(json.dumps(HEAD | {"router": 0.25, "routes": routes} | changes))
+    path.write_text(json.dumps(HEAD | {"router": 0.25, "routes": routes} | changes), encoding="utf-8")
     return path
 
 
@@ -40,8 +40,10 @@ def test_a_measured_table_is_read_by_entry_and_budgets_are_shares_of_its_largest
     tmp_path: Path,
 ) -> None:
     path = table(tmp_path / "phone.json", unit="mJ")
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "routes": dict(reversed(document["routes"].items()))}))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps({**document, "routes": dict(reversed(document["routes"].items()))}), encoding="utf-8"
+    )
     found = spending_of(small(costs=str(path)), 40)
     assert found.unit == "mJ" and found.routes.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert (found.router, found.full) == (0.25, 8.0)
@@ -91,7 +93,7 @@ def test_training_refuses_a_table_it_cannot_read_before_it_begins(
 ) -> None:
     path = tmp_path / "phone.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(CanetError, match=rf"{message}[\s\S]*fix: canet-mobile replay PACKAGE --costs-out"):
         train(small(costs=str(path)), dataset, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -98,7 +98,7 @@ def test_a_ladder_is_the_same_with_the_kernels_of_another_processor(kernels: str
         done = subprocess.run(
             [sys.executable, "-c", LADDERS],
             capture_output=True, text=True, timeout=120, check=True, env={**os.environ, **environment},
-        )  # fmt: skip
+            encoding="utf-8",)  # fmt: skip
         return done.stdout.splitlines()
 
     here = ladders()

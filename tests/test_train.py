@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from conftest import make_dataset
 from training_toys import SMALL, assert_same, of_recipe, small, weights
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.files import sha256_file
+from canet_mobile.files import sha256_file, write_text
 from canet_mobile.train import trainer
 from canet_mobile.train.config import RECIPES, SASREC_RECIPES, TrainConfig
 from canet_mobile.train.presets import build_config, presets
@@ -32,7 +33,10 @@ def test_a_seed_gives_the_same_model_twice_and_learns(recipe: str, dataset: Data
     config = of_recipe(recipe, epochs=4, lr=1e-2)
     runs = [train(config, dataset, tmp_path / name) for name in ("a", "b")]
     assert_same(load_model(runs[0]), load_model(runs[1]))
-    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert lines[-1]["train"]["loss"] < lines[0]["train"]["loss"]
     assert all(0 <= line["validation"]["ndcg10"] <= 1 for line in lines)
     if recipe not in SASREC_RECIPES:
@@ -75,7 +79,7 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(
     assert_same(load_model(whole), load_model(resumed))
 
     def steady(run: str) -> list[dict]:
-        records = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        records = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         return [{k: v for k, v in r.items() if k not in ("seconds", "targets_per_second")} for r in records]
 
     assert steady("whole") == steady("cut")
@@ -193,6 +197,96 @@ def test_an_existing_run_is_kept_without_force(dataset: Dataset, tmp_path: Path)
     assert sha256_file(tmp_path / "run" / "model.safetensors") == before
     train(small(epochs=1, seed=3), dataset, tmp_path / "run", force=True)
     assert sha256_file(tmp_path / "run" / "model.safetensors") != before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["latest", "run", "small"]
+    assert find_run(tmp_path / "latest").name == "run"
+
+
+class Fails(Silent):
+    """Ends the training at its first step with an error of its own."""
+
+    def step(self, epoch: int, done: int, total: int, parts: dict[str, float]) -> None:
+        raise RuntimeError("a crash")
+
+
+@pytest.mark.parametrize("end", [StopAt(2), Fails()], ids=["Ctrl-C", "crash"])
+def test_a_replaced_run_stands_until_the_new_one_is_finished(
+    end: Silent, dataset: Dataset, tmp_path: Path
+) -> None:
+    old = train(small(epochs=1), dataset, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in old.directory.iterdir()}
+    config = small(epochs=2, seed=3)
+    with pytest.raises((Interrupted, RuntimeError)):
+        train(config, dataset, tmp_path / "run", force=True, reporter=end)
+    assert {path.name: path.read_bytes() for path in old.directory.iterdir()} == before
+    load_model(find_run(tmp_path / "run"))
+    unfinished = find_run(tmp_path / "latest")  # what `train --resume runs/latest` goes on with
+    assert (unfinished.directory.name, unfinished.name) == ("run.new", "run")
+    new = resume(unfinished, open_dataset(unfinished))
+    assert new.directory == tmp_path / "run" and not (tmp_path / "run.new").exists()
+    assert find_run(tmp_path / "latest").directory == new.directory.resolve()
+    assert open_dataset(new).content_hash == dataset.content_hash
+    assert "replaces" not in new.manifest
+    assert_same(load_model(new), load_model(train(config, dataset, tmp_path / "plain")))
+
+
+def test_a_second_attempt_to_replace_a_run_begins_anew(dataset: Dataset, tmp_path: Path) -> None:
+    train(small(epochs=1), dataset, tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(small(seed=3), dataset, tmp_path / "run", force=True, reporter=StopAt(1))
+    assert train(small(epochs=1, seed=4), dataset, tmp_path / "run", force=True).config.seed == 4
+
+
+def test_a_run_of_ones_own_beside_the_replaced_one_is_not_touched(dataset: Dataset, tmp_path: Path) -> None:
+    for name in ("run", "run.new"):
+        train(small(epochs=1), dataset, tmp_path / name)
+    with pytest.raises(CanetError, match=r"run\.new: stands where the new run would be made"):
+        train(small(epochs=1, seed=3), dataset, tmp_path / "run", force=True)
+    assert find_run(tmp_path / "run").config.seed == find_run(tmp_path / "run.new").config.seed == 0
+
+
+def test_a_run_killed_between_its_last_step_and_the_old_ones_place_is_resumed_there(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(small(epochs=1), dataset, tmp_path / "run")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer, "finish_run", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(small(epochs=1, seed=3), dataset, tmp_path / "run", force=True)
+    assert find_run(tmp_path / "run").config.seed == 0
+    assert resume(find_run(tmp_path / "run.new"), dataset).directory == tmp_path / "run"
+    assert find_run(tmp_path / "run").config.seed == 3
+
+
+def test_a_run_finds_its_data_set_when_both_were_moved(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "here" / "datasets" / "small")
+    train(small(epochs=1), made, tmp_path / "here" / "runs" / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    run = find_run(tmp_path / "there" / "runs" / "run")
+    assert run.manifest["dataset"]["directory"] == "../../datasets/small"
+    assert open_dataset(run).directory == tmp_path / "there" / "datasets" / "small"
+    (tmp_path / "there" / "datasets" / "small").rename(tmp_path / "there" / "datasets" / "renamed")
+    assert open_dataset(run).directory.name == "renamed"
+    (tmp_path / "there" / "datasets").rename(tmp_path / "elsewhere")
+    with pytest.raises(CanetError, match=rf"none with its content hash {made.content_hash[:12]}… is in"):
+        open_dataset(run)
+
+
+def test_the_effective_configuration_is_toml_whatever_stands_in_it(dataset: Dataset, tmp_path: Path) -> None:
+    name = 'Café 日本 😀 "quoted"\\'
+    config = small(costs=name, recipe="paper")
+    write_text(tmp_path / "c.toml", tomli_w.dumps(config.to_json()))
+    assert build_config(file=tmp_path / "c.toml") == config
+    run = train(small(epochs=1), dataset, tmp_path / name)
+    assert build_config(file=run.directory / "config.toml") == run.config
+    assert find_run(tmp_path / "latest").name == name
+
+
+def test_a_run_is_not_called_latest(dataset: Dataset, tmp_path: Path) -> None:
+    train(small(epochs=1), dataset, tmp_path / "run")
+    for force in (False, True):
+        with pytest.raises(CanetError, match="the link to the newest run"):
+            train(small(epochs=1), dataset, tmp_path / "latest", force=force)
+    assert find_run(tmp_path / "latest").name == "run"
 
 
 def test_a_full_disk_leaves_a_run_that_resumes(
@@ -248,10 +342,10 @@ def test_beta2_changes_what_is_learned(dataset: Dataset, tmp_path: Path) -> None
 
 def test_a_run_older_than_a_key_keeps_what_it_was_trained_with(dataset: Dataset, tmp_path: Path) -> None:
     run = train(small(epochs=1), dataset, tmp_path / "run")
-    document = json.loads((run.directory / "manifest.json").read_text())
+    document = json.loads((run.directory / "manifest.json").read_text(encoding="utf-8"))
     for key in ("residual_power", "beta2", "moving", "cooccurrence", "polish"):
         del document["config"][key]
-    (run.directory / "manifest.json").write_text(json.dumps(document))
+    (run.directory / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
     found = find_run(run.directory).config
     assert (found.residual_power, found.beta2, found.moving) == (0.0, 0.999, False)
     assert (found.cooccurrence, found.polish) == (0.0, 0)
@@ -299,9 +393,9 @@ def test_bad_configuration_names_the_key_the_value_and_the_fix(arguments: dict, 
 
 def test_a_toml_file_lies_between_preset_and_settings(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text("lr = 0.5\nbatch = 7\nhidden = [64, 128]\n")
+    file.write_text("lr = 0.5\nbatch = 7\nhidden = [64, 128]\n", encoding="utf-8")
     config = build_config(preset="quick", file=file, settings=("batch=9",))
     assert (config.lr, config.batch, config.hidden, config.recipe) == (0.5, 9, (64, 128), "rows")
-    file.write_text("lr = \n")
+    file.write_text("lr = \n", encoding="utf-8")
     with pytest.raises(UsageError, match="not valid TOML"):
         build_config(file=file)

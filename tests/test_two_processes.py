@@ -43,7 +43,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         [*torchrun, "-m", "canet_mobile", "train", "--data", "small", "--out", "two", "--set=accelerator=cpu",
          "--set=recipe=paper", *settings],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        encoding="utf-8",)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation") == 1, "only the first process reports"
     run = find_run(tmp_path / "two")
@@ -52,7 +52,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     # Two processes share an epoch's batches between them.
     assert run.manifest["progress"]["step"] == 3 * (alone.manifest["progress"]["step"] // 3 // 2)
     losses = [
-        json.loads(x)["train"]["loss"] for x in (tmp_path / "two/metrics.jsonl").read_text().splitlines()
+        json.loads(x)["train"]["loss"]
+        for x in (tmp_path / "two/metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert losses[-1] < losses[0]
 
@@ -103,7 +104,7 @@ def two(folder: Path, name: str, stop: int = 0) -> dict:
          __file__, str(folder), name, str(stop)],
         cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
         check=False,
-    )  # fmt: skip
+        encoding="utf-8",)  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder / f"{name}.ended").unlink()
     return find_run(folder / name).manifest
@@ -122,7 +123,10 @@ def test_the_default_recipe_in_two_processes_is_finished_by_the_first_alone_and_
     assert resumed["progress"]["step"] == whole["progress"]["step"]
     assert_same(load_model(find_run(tmp_path / "whole")), load_model(find_run(tmp_path / "cut")))
     losses = [
-        [json.loads(line)["train"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["train"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1]

@@ -101,7 +101,7 @@ def watch(command: Sequence[str], env: Mapping[str, str], cwd: Path, seconds: fl
         raise CannotWatch(f"not written for {platform.system()} on {platform.machine()}")
     number, machine, calls = MACHINES[platform.machine()]
     ours, theirs = socket.socketpair()
-    with ours, tempfile.TemporaryFile("w+") as output:
+    with ours, tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         starter = [sys.executable, "-I", __file__, str(theirs.fileno()), str(number)]
         child = subprocess.Popen(
             [*starter, _program(machine, calls).hex(), *command], pass_fds=[theirs.fileno()], env=dict(env),

@@ -75,7 +75,7 @@ def loaded(runner: Path, package: Package, entries: list[str], *, cache: bool) -
         CALLS,
     ]
     command = [str(runner), *map(str, arguments), *entries]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     if done.returncode:
         sys.exit(f"{runner.name} failed: {done.stderr.strip()}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -138,7 +138,7 @@ def main() -> None:
         "results": results,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=2))
 
 

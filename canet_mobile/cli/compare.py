@@ -30,7 +30,12 @@ from canet_mobile.errors import EXIT_ERROR, EXIT_OK
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time, each a process."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. Default: compare/<data>.")
-@click.option("--force", is_flag=True, help="Delete a comparison on another data set in --out.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a comparison on another data set in --out when the new one is done; "
+    "until then that is in OUT.new.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json instead of the main table.")
 def compare(
     data: Path | None,

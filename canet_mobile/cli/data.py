@@ -68,7 +68,9 @@ def data() -> None:
     metavar="DURATION",
     help="Drop sessions whose last two items are further apart: 90s, 30m, 2h, 1d or none [default: 2h].",
 )
-@click.option("--force", is_flag=True, help="Replace the dataset that stands at --out.")
+@click.option(
+    "--force", is_flag=True, help="Replace the dataset that stands at --out; nothing else is ever replaced."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def import_(
     *,

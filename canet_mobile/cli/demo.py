@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
+from canet_mobile import __version__
 from canet_mobile.errors import CanetError
-from canet_mobile.files import MANIFEST, refuse_existing
+from canet_mobile.files import MANIFEST, kind_of, read_json, refuse_existing, write_json
 
 # Enough users for figures that mean something, few enough for minutes on two cores.
 EVALUATED, REPLAYED = 1000, 500
@@ -75,10 +74,16 @@ def steps(out: Path, settings: Sequence[str]) -> list[Step]:
 
 @click.command("demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder: a new one, an empty one, or that of an older demo.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the training.")
-@click.option("--force", is_flag=True, help="Start again, deleting an older demo.")
+@click.option(
+    "--force", is_flag=True, help="Start again, deleting an older demo; nothing else is ever deleted."
+)
 def demo(out: Path, settings: tuple[str, ...], force: bool) -> None:
     """Train, evaluate, export, check and replay on the data set that ships with the package.
 
@@ -95,11 +100,12 @@ def demo(out: Path, settings: tuple[str, ...], force: bool) -> None:
 
     from canet_mobile.cli.main import run as call
 
-    if force and out.exists():
-        refuse_existing(out, force=True)
+    refuse_existing(out, force=True, kind="demo")  # a demo that stands there goes on; nothing else is touched
+    if force and kind_of(out) == "demo":
         shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).write_text(json.dumps({"schema_version": 1, "kind": "demo"}) + "\n")
+    if not (out / MANIFEST).exists():
+        about = {"schema_version": 1, "kind": "demo", "created_by": f"canet-mobile {__version__}"}
+        write_json(out / MANIFEST, about)
     started = time.monotonic()
     todo = steps(out, settings)
     for number, step in enumerate(todo, start=1):
@@ -128,9 +134,9 @@ def _finished(run: Path) -> bool:
 
 
 def _summary(out: Path, seconds: float) -> str:
-    run = _read(out / "run" / MANIFEST)
-    replay, parity = _read(out / "replay.json"), _read(out / "parity.json")
-    package = _read(out / "package" / MANIFEST)
+    run = read_json(out / "run" / MANIFEST)
+    replay, parity = read_json(out / "replay.json"), read_json(out / "parity.json")
+    package = read_json(out / "package" / MANIFEST)
     size = sum(entry["bytes"] for entry in package["files"]) / 1e6
     latency = replay["latency_ms"]["total"]
     return "\n".join(
@@ -152,7 +158,3 @@ def _summary(out: Path, seconds: float) -> str:
             "      canet-mobile train --data datasets/yours",
         ]
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())

@@ -32,7 +32,11 @@ import click
 @click.option(
     "--json", "as_json", is_flag=True, help="Print schemas/evaluation.schema.json instead of tables."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the JSON document here.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Also write the JSON document here; only an older one is replaced.",
+)
 def evaluate(
     run: Path | None,
     data: Path | None,
@@ -59,9 +63,10 @@ def evaluate(
     from canet_mobile.accelerator import choose_device, move
     from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
     from canet_mobile.evaluate.report import evaluation_text
-    from canet_mobile.files import write_json
+    from canet_mobile.files import refuse_file, write_json
     from canet_mobile.train.run import find_run, load_model, open_dataset
 
+    refuse_file(out, kind="evaluation")
     found = find_run(run)
     dataset = open_dataset(found, data)
     model = move(load_model(found), choose_device(accelerator))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from canet_mobile.cli.sizes import print_sizes
-from canet_mobile.errors import UsageError
+from canet_mobile.errors import CanetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,9 @@ if TYPE_CHECKING:
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder [default: the run's].")
 @click.option("--zip", "as_zip", is_flag=True, help="Also write each package as one file, beside it.")
-@click.option("--force", is_flag=True, help="Replace what stands at --out.")
+@click.option(
+    "--force", is_flag=True, help="Replace the package that stands at --out; nothing else is ever replaced."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON (with all: a list).")
 def export(
     *,
@@ -115,7 +117,7 @@ def export(
     """
     from canet_export.package import ExportOptions, export_package, prepare, zip_package
     from canet_export.targets import find_targets
-    from canet_mobile.files import refuse_existing
+    from canet_mobile.files import refuse_existing, refuse_file
     from canet_mobile.train.automatic import seen_protocol
     from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
 
@@ -129,10 +131,12 @@ def export(
         one.require_toolkit()
     folders = _folders(targets, out, found.directory.name, quantize)
     for folder in folders.values():
-        refuse_existing(folder, force=force)
+        refuse_existing(folder, force=force, kind="package")
         archive = _archive(folder)
-        if as_zip and archive.exists() and not force:
-            refuse_existing(archive, force=False)
+        if as_zip:
+            refuse_file(archive, kind="package")
+            if archive.exists() and not force:
+                raise CanetError("already exists", where=archive, fix="choose another --out or pass --force")
     canet = load_canet(found)
     dataset = open_dataset(found, data)
     options = ExportOptions(

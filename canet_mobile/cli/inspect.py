@@ -199,7 +199,8 @@ def _print_package(found: dict[str, Any]) -> None:
             ("output", f"top {found['k']}, seen={found['seen']}"),
             ("NDCG@10", scores),
             ("golden rows", str(found["golden_rows"])),
-            ("from", f"run {found['checkpoint']['run']}, dataset {found['dataset']['name']}"),
+            ("from", f"checkpoint {found['checkpoint']['sha256'][:16]}"),
+            ("", f"dataset {found['dataset']['name']} ({found['dataset']['content_hash'][:16]})"),
         ]
     )
     _print_points(found["operating_points"], found["default_point"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -79,7 +80,20 @@ def command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the error's own code."""
+    if arguments is None:
+        _begin_in_utf8()
     sys.exit(run(arguments))
+
+
+def _begin_in_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where the locale would garble names of files.
+
+    Python takes UTF-8 in the C locale by itself, unless it is told not to; then, and in older locales, a name
+    like Café reaches the toolkits as something that none of them can open.
+    """
+    garbled = os.name == "posix" and sys.getfilesystemencoding() != "utf-8"
+    if garbled and "utf8" not in sys._xoptions:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

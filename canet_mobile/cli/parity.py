@@ -59,17 +59,19 @@ def parity(
 
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
+    from canet_mobile.files import refuse_file
     from canet_mobile.replay.parity import open_for_parity, require
     from canet_mobile.replay.parity import parity as run_parity
-    from canet_mobile.replay.reference import find_checkpoint, find_dataset
+    from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
 
+    refuse_file(out, kind="parity")
     opened = open_for_parity(package)
     for warning in opened.warnings:
         click.echo(f"warning: {warning}", err=True)
     checkpoint = find_checkpoint(opened, run_path)
     model = queries = None
     if checkpoint is None:
-        click.echo("note: the checkpoint is not here (--run), so only the golden rows are checked", err=True)
+        click.echo(f"note: {missing_checkpoint(opened)}; only the golden rows are checked", err=True)
     else:
         run, model = checkpoint
         queries = held_out(find_dataset(opened, data, run), "test", limit=users)

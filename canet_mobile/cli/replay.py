@@ -68,17 +68,19 @@ def replay(
 
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
-    from canet_mobile.files import write_json
+    from canet_mobile.files import refuse_file, write_json
     from canet_mobile.model.points import point_id
     from canet_mobile.replay.device import require_built
     from canet_mobile.replay.package import open_package
-    from canet_mobile.replay.reference import find_checkpoint, find_dataset
+    from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
     from canet_mobile.replay.replay import replay as run_replay
     from canet_mobile.replay.timing import CALLS, costs_table, require_measurable
     from canet_mobile.schema import validate
 
     require_built(device)
     point_id(point)
+    refuse_file(out, kind="replay")
+    refuse_file(costs_out, kind="costs_table")
     opened = open_package(package)
     chosen = opened.point(point)
     if costs_out is not None:
@@ -87,7 +89,7 @@ def replay(
         click.echo(f"warning: {warning}", err=True)
     checkpoint = find_checkpoint(opened, run_path)
     if checkpoint is None:
-        click.echo("note: the checkpoint is not here (--run), so there are no PyTorch figures", err=True)
+        click.echo(f"note: {missing_checkpoint(opened)}; there are no PyTorch figures", err=True)
     run, model = checkpoint or (None, None)
     dataset = find_dataset(opened, data, run)
     queries = held_out(dataset, "test", limit=limit)

@@ -22,7 +22,9 @@ import click
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any of the router's configuration keys."
 )
 @click.option("--data", type=click.Path(path_type=Path), help="The run's data set, if it was moved.")
-@click.option("--force", is_flag=True, help="Replace the run that stands at --out.")
+@click.option(
+    "--force", is_flag=True, help="Replace the run that stands at --out; nothing else is ever replaced."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the new run's manifest as JSON.")
 def route(
     run: Path | None,

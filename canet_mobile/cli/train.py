@@ -35,7 +35,11 @@ NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably h
     "--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/<data>-<model>-<n>."
 )
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), help="Go on with an interrupted run.")
-@click.option("--force", is_flag=True, help="Replace an older run in --out.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the run that stands at --out when the new one is finished; until then that is in OUT.new.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
 def train(
     data: Path | None,
@@ -68,9 +72,10 @@ def train(
       torchrun --nproc-per-node 2 -m canet_mobile train    several processes (DDP)
     """
     from canet_mobile.cli.progress import TrainReporter
+    from canet_mobile.places import RUNS
     from canet_mobile.train import trainer
     from canet_mobile.train.presets import build_config
-    from canet_mobile.train.run import RUNS, find_run, open_dataset
+    from canet_mobile.train.run import find_run, open_dataset
 
     if resumed is not None:
         if settings or config_file or width or depth or preset != "default" or model != "canet":

@@ -24,7 +24,15 @@ from canet_mobile.compare.report import write_report
 from canet_mobile.compare.runs import Job, Outcome, Say, run_all, with_threads
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.files import MANIFEST, read_json, refuse_existing, write_json
+from canet_mobile.files import (
+    MANIFEST,
+    REPLACES,
+    manifest_of,
+    place_for,
+    refuse_existing,
+    take_place,
+    write_json,
+)
 from canet_mobile.machine import describe_machine
 from canet_mobile.train.automatic import settled
 from canet_mobile.train.config import TrainConfig
@@ -61,7 +69,8 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
         dataset: what to compare on.
         plan: the methods and how much work each gets.
         folder: a new folder, or that of an earlier comparison on the same data set, whose runs are kept.
-        force: replace a comparison on another data set.
+        force: replace a comparison on another data set, when this one's report is written; until then it is
+            made in ``<folder>.new``, and the same call goes on there.
         say: prints a line of progress.
 
     Returns:
@@ -75,7 +84,7 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
     base = base_config(plan.preset, dict(plan.settings))
     methods = select(plan.models, base, dataset.num_items)
     limit = plan.limit or PRESETS[plan.preset].limit
-    _open_folder(folder, dataset, force=force)
+    standing, folder = folder, _open_folder(folder, dataset, force=force)
     with _locked(folder):
         # What leans on CANet comes after it: a plain model of its cost, other routers for its supernet.
         first = [method for method in methods if method.name != SAME and method.group != "recipe"]
@@ -86,8 +95,13 @@ def compare(dataset: Dataset, plan: Plan, folder: Path, *, force: bool, say: Say
         settings = Settings(plan.preset, dict(plan.settings), base, range(plan.seeds), limit)
         document = build(settings, dataset, methods, outcomes)
         _copy_records(outcomes, folder / RECORDS)
-        for path in write_report(document, folder):
-            say(f"wrote {path}")
+        written = write_report(document, folder)
+        if folder != standing:
+            _write_manifest(folder, dataset)
+            refuse_existing(standing, force=True, kind=KIND)
+            take_place(folder, standing)
+        for path in written:
+            say(f"wrote {standing / path.name}")
     return document
 
 
@@ -147,31 +161,44 @@ def _jobs(
     return jobs, impossible
 
 
-def _open_folder(folder: Path, dataset: Dataset, *, force: bool) -> None:
-    """Make the folder, or recognise it as a comparison on this data set; with ``force`` replace another's."""
-    path = folder / MANIFEST
-    if path.is_file():
-        manifest = read_json(path)
-        if isinstance(manifest, dict) and manifest.get("kind") == KIND:
-            if manifest["dataset"]["content_hash"] == dataset.content_hash:
-                return
-            if not force:
-                raise CanetError(
-                    f"holds a comparison on another data set ({manifest['dataset']['name']}), "
-                    f"not on this {dataset.name}",
-                    where=folder,
-                    fix="choose another --out, or --force to delete it with all its runs",
-                )
-    refuse_existing(folder, force=force)
-    if folder.exists():
-        shutil.rmtree(folder)
+def _open_folder(folder: Path, dataset: Dataset, *, force: bool) -> Path:
+    """Where the comparison is made: the folder, new or of a comparison on this data set; or, with ``force``,
+    beside one on another data set."""
+    manifest = _comparison(folder)
+    if manifest is not None:
+        if manifest["dataset"]["content_hash"] == dataset.content_hash:
+            return folder
+        if not force:
+            raise CanetError(
+                f"holds a comparison on another data set ({manifest['dataset']['name']}), "
+                f"not on this {dataset.name}",
+                where=folder,
+                fix="choose another --out, or --force to replace it and all its runs",
+            )
+    place = place_for(folder, force=force, kind=KIND)
+    begun = _comparison(place)
+    if begun is not None and begun["dataset"]["content_hash"] == dataset.content_hash:
+        return place
+    if place.exists():
+        shutil.rmtree(place)
+    _write_manifest(place, dataset, **({} if place == folder else {REPLACES: folder.name}))
+    return place
+
+
+def _comparison(folder: Path) -> dict[str, Any] | None:
+    manifest = manifest_of(folder)
+    return manifest if manifest is not None and manifest.get("kind") == KIND else None
+
+
+def _write_manifest(folder: Path, dataset: Dataset, **more: str) -> None:
     write_json(
-        path,
+        folder / MANIFEST,
         {
             "schema_version": 1,
             "kind": KIND,
             "created_by": f"canet-mobile {__version__}",
             "dataset": {"name": dataset.name, "content_hash": dataset.content_hash},
+            **more,
         },
     )
 
@@ -184,7 +211,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

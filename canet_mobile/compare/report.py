@@ -10,7 +10,7 @@ from typing import Any
 from canet_mobile.compare.figures import figures
 from canet_mobile.compare.formats import csv_text, markdown
 from canet_mobile.compare.tables import Table, introduction, tables
-from canet_mobile.files import atomic_file, write_json
+from canet_mobile.files import write_json, write_text
 from canet_mobile.schema import validate
 
 STEM = "compare"
@@ -51,8 +51,7 @@ def write_report(document: Mapping[str, Any], folder: Path) -> list[Path]:
     validate(document, "comparison", where=paths["json"])
     write_json(paths["json"], document)
     for kind, make in (("csv", csv_text), ("md", markdown), ("html", html)):
-        with atomic_file(paths[kind]) as temporary:
-            temporary.write_text(make(document), encoding="utf-8")
+        write_text(paths[kind], make(document))
     return list(paths.values())
 
 

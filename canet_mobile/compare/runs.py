@@ -34,7 +34,7 @@ from canet_mobile.compare.judge import is_complete, judge
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.evaluate.record import make_record
-from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json
+from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json, write_text
 from canet_mobile.train import trainer
 from canet_mobile.train.config import PAPER_COSTS, TrainConfig
 from canet_mobile.train.reroute import ROUTER_KEYS, reroute
@@ -224,8 +224,7 @@ def guarded(job: Job, say: Say) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:  # the others go on, whatever it was
         reason = str(error) if isinstance(error, CanetError) else f"{type(error).__name__}: {error}"
-        with atomic_file(failed) as temporary:
-            temporary.write_text(f"{reason}\n\n{traceback.format_exc()}")
+        write_text(failed, f"{reason}\n\n{traceback.format_exc()}")
         say(f"{job.label}: failed: {reason}")
         return EXIT_ERROR
     return EXIT_OK
@@ -238,7 +237,7 @@ def outcome(job: Job, code: int) -> Outcome:
         return Outcome(job, record, None)
     failed = job.directory / FAILED
     if failed.is_file():
-        return Outcome(job, None, failed.read_text().split("\n\nTraceback", 1)[0].strip())
+        return Outcome(job, None, failed.read_text(encoding="utf-8").split("\n\nTraceback", 1)[0].strip())
     killed = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with {code}"
     return Outcome(job, None, f"{killed}; out of memory? try --jobs 1 or --set batch=16")
 

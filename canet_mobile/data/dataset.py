@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from canet_mobile import __version__
+from canet_mobile.data.tables import read_parquet, write_parquet
 from canet_mobile.errors import CanetError
 from canet_mobile.files import MANIFEST, describe_files, read_json, staged_directory, verify_files, write_json
 from canet_mobile.schema import validate
@@ -69,17 +70,17 @@ class Dataset:
 
     def item_table(self) -> pl.DataFrame:
         """Read the items: index (1..V, int32), item_id (str), title (str or null), count (int64)."""
-        return pl.read_parquet(self.directory / ITEMS)
+        return read_parquet(self.directory / ITEMS)
 
     def user_ids(self) -> list[str]:
         """Read the id of every history, [N]; session k of user u is called ``u#k``."""
-        return pl.read_parquet(self.directory / SEQUENCES, columns=["user_id"])["user_id"].to_list()
+        return read_parquet(self.directory / SEQUENCES, ["user_id"])["user_id"].to_list()
 
     def times(self) -> Ints | None:
         """Read the time of every interaction, [interactions] int64 microseconds since 1970, or None."""
         if not self.manifest["has_times"]:
             return None
-        column = pl.read_parquet(self.directory / SEQUENCES, columns=["times"])["times"]
+        column = read_parquet(self.directory / SEQUENCES, ["times"])["times"]
         return column.explode().to_numpy()
 
 
@@ -135,16 +136,17 @@ def write_dataset(out: Path, content: Content, about: dict[str, Any], *, force: 
     Raises:
         CanetError: ``out`` exists, cannot be written, or there is no space left.
     """
-    with staged_directory(out, force=force) as stage:
+    with staged_directory(out, force=force, kind="dataset") as stage:
         counts = np.bincount(content.items, minlength=len(content.item_ids) + 1)[1:]
-        pl.DataFrame(
+        items = pl.DataFrame(
             {
                 "index": np.arange(1, len(counts) + 1, dtype=np.int32),
                 "item_id": content.item_ids.cast(pl.String),
                 "title": content.titles.cast(pl.String),
                 "count": counts.astype(np.int64),
             }
-        ).write_parquet(stage / ITEMS)
+        )
+        write_parquet(stage / ITEMS, items)
         _write_sequences(stage / SEQUENCES, content)
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -177,8 +179,8 @@ def load_dataset(directory: Path) -> Dataset:
     verify_files(directory, manifest["files"])
     items_path, sequences_path = directory / ITEMS, directory / SEQUENCES
     try:
-        item_ids = pl.read_parquet(items_path, columns=["item_id"])["item_id"]
-        sequences = pl.read_parquet(sequences_path, columns=["items"])["items"].cast(pl.List(pl.Int32))
+        item_ids = read_parquet(items_path, ["item_id"])["item_id"]
+        sequences = read_parquet(sequences_path, ["items"])["items"].cast(pl.List(pl.Int32))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CanetError(f"cannot be read ({error})", where=directory, fix=_AGAIN) from error
     flat = sequences.explode()
@@ -257,4 +259,4 @@ def _write_sequences(path: Path, content: Content) -> None:
             columns["times"] = content.times[inside]
         lists = pl.DataFrame(columns).group_by("row", maintain_order=True).agg(pl.exclude("row")).drop("row")
         slices.append(lists.insert_column(0, content.user_ids[rows].cast(pl.String).alias("user_id")))
-    pl.concat(slices, rechunk=False).write_parquet(path)
+    write_parquet(path, pl.concat(slices, rechunk=False))

@@ -110,7 +110,7 @@ def import_log(
     Raises:
         CanetError: the source cannot be read as asked, nothing is left of it, or ``out`` cannot be written.
     """
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force, kind="dataset")
     with disk_errors(out), tempfile.TemporaryDirectory(prefix="canet-import-") as scratch:
         progress(f"opening {path}")
         source = open_source(

@@ -8,6 +8,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,24 @@ from canet_mobile.files import MANIFEST, disk_errors
 from canet_mobile.schema import validate
 
 MAX_MANIFEST_BYTES = 16 << 20
+# Our zips are stored, those of others deflated a little; what is far larger than its zip is a bomb.
+MAX_TOTAL_BYTES = 4 << 30
+MAX_RATIO, RATIO_SLACK_BYTES = 20, 1 << 20
 _AGAIN = "export or copy the package again"
+
+
+def without_companions(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split the names of a package's files from those that macOS puts beside files of others.
+
+    Finder's ``.DS_Store``, and ``._name`` or ``__MACOSX/`` for what its file system knows about ``name``.
+    """
+    kept: list[str] = []
+    companions: list[str] = []
+    for name in names:
+        parts = name.split("/")
+        beside = "__MACOSX" in parts or ".DS_Store" in parts or any(part.startswith("._") for part in parts)
+        (companions if beside else kept).append(name)
+    return kept, companions
 
 
 def extracted(path: Path) -> tuple[Path, list[str]]:
@@ -29,12 +47,14 @@ def extracted(path: Path) -> tuple[Path, list[str]]:
         The directory (the caller removes it) and the names of all members.
 
     Raises:
-        CanetError: not a zip, damaged, or a member's name or size is not safe or not as listed.
+        CanetError: not a zip, damaged, or a member's name or size is not safe or not as listed, or they are
+            more than any package's, or than the zip can honestly hold. Nothing was written then.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
             manifest = _manifest(path, archive, members)
+            _require_sizes(path, members, manifest)
             directory = Path(tempfile.mkdtemp(prefix="canet-package-"))
             try:
                 with disk_errors(directory):
@@ -58,8 +78,9 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
             raise CanetError(f"holds {info.filename!r}, a path that leaves the package", where=path)
         if stat.S_ISLNK(info.external_attr >> 16):
             raise CanetError(f"holds the link {info.filename!r}; a package holds plain files", where=path)
-    tops = {info.filename.partition("/")[0] for info in files if "/" in info.filename}
-    inside = not any(info.filename == MANIFEST for info in files) and len(tops) == 1
+    named, _ = without_companions(info.filename for info in files)
+    tops = {name.partition("/")[0] for name in named if "/" in name}
+    inside = MANIFEST not in named and len(tops) == 1
     prefix = f"{tops.pop()}/" if inside else ""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in files:
@@ -88,14 +109,9 @@ def _manifest(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.Z
     return manifest
 
 
-def _write(
-    path: Path,
-    archive: zipfile.ZipFile,
-    members: dict[str, zipfile.ZipInfo],
-    manifest: dict[str, Any],
-    directory: Path,
-) -> None:
-    (directory / MANIFEST).write_bytes(archive.read(members[MANIFEST]))
+def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], manifest: dict[str, Any]) -> None:
+    """Every listed file is there at its size, and all of them are no more than this zip can honestly hold."""
+    total = 0
     for entry in manifest["files"]:
         name, info = entry["name"], members.get(entry["name"])
         if info is None:
@@ -106,6 +122,28 @@ def _write(
                 where=path / name,
                 fix=_AGAIN,
             )
+        total += info.file_size
+    here = path.stat().st_size
+    most = min(MAX_TOTAL_BYTES, MAX_RATIO * here + RATIO_SLACK_BYTES)
+    if total > most:
+        raise CanetError(
+            f"would unpack to {total:,} bytes from {here:,}, more than the {most:,} that a package may have; "
+            "nothing was written",
+            where=path,
+            fix="if it is yours, unpack it by hand and give the folder",
+        )
+
+
+def _write(
+    path: Path,
+    archive: zipfile.ZipFile,
+    members: dict[str, zipfile.ZipInfo],
+    manifest: dict[str, Any],
+    directory: Path,
+) -> None:
+    (directory / MANIFEST).write_bytes(archive.read(members[MANIFEST]))
+    for entry in manifest["files"]:
+        name, info = entry["name"], members[entry["name"]]
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

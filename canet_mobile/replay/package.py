@@ -13,7 +13,7 @@ from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import MANIFEST, read_json, sha256_file, verify_files
 from canet_mobile.model.points import BALANCED, POINTS, point_id
 from canet_mobile.model.space import Route, RoutingSpace
-from canet_mobile.replay.archive import extracted
+from canet_mobile.replay.archive import extracted, without_companions
 from canet_mobile.replay.consistency import AGAIN, ITEM_MAP, check_item_map, check_points, check_shapes
 from canet_mobile.replay.golden import GOLDEN, GoldenRow, read_golden
 from canet_mobile.schema import validate
@@ -187,7 +187,10 @@ def _verified(source: Path, directory: Path, others: list[str] | None) -> Packag
     for name, count in Counter(names).items():
         if count > 1:
             raise CanetError(f"files lists {name!r} {count} times", where=shown, fix=AGAIN)
-    for name in (manifest["model_file"], ITEM_MAP, GOLDEN):
+    used = [part["name"] for part in manifest["parts"]] + list(
+        manifest["interface"].get("files", {}).values()
+    )
+    for name in (manifest["model_file"], ITEM_MAP, GOLDEN, *used):
         if not any(listed == name or listed.startswith(f"{name}/") for listed in names):
             raise CanetError(
                 f"files does not list {name!r}, so it cannot be verified", where=shown, fix=AGAIN
@@ -207,7 +210,7 @@ def _present(directory: Path) -> list[str]:
 
 
 def _unlisted(source: Path, present: list[str], listed: list[str]) -> tuple[str, ...]:
-    extra = [name for name in present if name not in {*listed, MANIFEST}]
+    extra, companions = without_companions(name for name in present if name not in {*listed, MANIFEST})
     for name in extra:
         if any(Path(part).suffix.lower() in MODEL_SUFFIXES for part in name.split("/")):
             raise CanetError(
@@ -215,7 +218,12 @@ def _unlisted(source: Path, present: list[str], listed: list[str]) -> tuple[str,
                 where=source,
                 fix="remove it: nothing vouches for it",
             )
-    return tuple(f"{source}: {name!r} is not listed in the manifest and is ignored" for name in extra)
+    warnings = [f"{source}: {name!r} is not listed in the manifest and is ignored" for name in extra]
+    if companions:
+        warnings.append(
+            f"{source}: {len(companions)} file(s) that macOS put there ({companions[0]!r}) are ignored"
+        )
+    return tuple(warnings)
 
 
 def _routes(manifest: dict[str, Any], where: Path) -> tuple[RoutingSpace, tuple[PackageRoute, ...]]:

@@ -7,7 +7,6 @@ need no checkpoint and stand for all of it when none is here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
-from canet_mobile.files import MANIFEST
+from canet_mobile.files import kind_of
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_routes, check_users
@@ -42,16 +41,9 @@ def open_for_parity(path: Path) -> Package:
     try:
         return open_package(path)
     except CanetError as error:
-        if path.is_file() or _kind(path) == "package":
+        if path.is_file() or kind_of(path) == "package":
             raise ParityError(error.what, where=error.where, fix=error.fix) from error
         raise
-
-
-def _kind(directory: Path) -> str | None:
-    try:
-        return json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def parity(

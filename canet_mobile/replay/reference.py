@@ -17,6 +17,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
+from canet_mobile.places import dataset_places, listed, run_places
 from canet_mobile.replay.package import Package
 
 if TYPE_CHECKING:
@@ -152,57 +153,71 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
     """The run a package was exported from, and its model.
 
     Args:
-        package: its manifest names the run and the SHA-256 of its checkpoint.
-        run_path: the run; None looks for it in ``runs/`` and returns None when it is not there.
+        package: its manifest names the SHA-256 of the checkpoint.
+        run_path: the run; None looks for it in ``runs/`` and beside the package, whatever its name, and
+            returns None when it is not there.
 
     Raises:
         CanetError: ``run_path`` is not a run, or holds another checkpoint.
     """
+    from canet_mobile.places import find_run as search
     from canet_mobile.train.run import find_run, load_canet
 
-    expected = package.manifest["checkpoint"]
+    expected = package.manifest["checkpoint"]["sha256"]
     if run_path is None:
-        candidate = Path("runs") / expected["run"]
-        if not candidate.is_dir():
+        found = search(expected, run_places(package.source))
+        if found is None:
             return None
-        try:
-            run = find_run(candidate)
-            is_the_one = run.checkpoint_sha256 == expected["sha256"]
-        except CanetError:  # another folder of that name, or a run that was begun anew
-            return None
-        return (run, load_canet(run)) if is_the_one else None
+        run = find_run(found)
+        return run, load_canet(run)
     run = find_run(run_path)
-    if run.checkpoint_sha256 != expected["sha256"]:
+    if run.checkpoint_sha256 != expected:
         raise CanetError(
-            f"its checkpoint is {run.checkpoint_sha256[:12]}…, the package was exported from "
-            f"{expected['sha256'][:12]}… (run {expected['run']!r})",
+            f"its checkpoint is {run.checkpoint_sha256[:12]}…, "
+            f"the package was exported from {expected[:12]}…",
             where=run.directory,
             fix="pass the run the package was exported from, or export this run",
         )
     return run, load_canet(run)
 
 
+def missing_checkpoint(package: Package) -> str:
+    """What was looked for and where, when :func:`find_checkpoint` finds nothing."""
+    return (
+        f"no run with the checkpoint {package.manifest['checkpoint']['sha256'][:12]}… in "
+        f"{listed(run_places(package.source))}: name it with --run"
+    )
+
+
 def find_dataset(package: Package, data: Path | None, run: Run | None) -> Dataset:
-    """The dataset a package was trained on, from ``data``, else from the run, else from the manifest.
+    """The dataset a package was trained on: ``data``, else what the run knows, else found by its hash.
 
     Raises:
         CanetError: it is not there, or is another dataset than the package's.
     """
     from canet_mobile.data.dataset import load_dataset
+    from canet_mobile.places import find_dataset as search
 
     expected = package.manifest["dataset"]
-    directory = data or (run.dataset_directory if run is not None else Path(expected["directory"]))
-    if not directory.is_dir():
-        raise CanetError(
-            "the package's dataset is not here",
-            where=directory,
-            fix=f"pass the folder of the dataset {expected['name']!r} with --data",
-        )
+    short = f"{expected['content_hash'][:12]}…"
+    directory = data
+    if directory is None:
+        beside = [package.source] if run is None else [package.source, run.directory]
+        known = [] if run is None else [run.dataset_directory.parent]
+        places = (*known, *dataset_places(*beside))
+        directory = search(expected["content_hash"], places)
+        if directory is None:
+            raise CanetError(
+                f"the package's dataset {expected['name']!r} (content hash {short}) is not here; looked in "
+                f"{listed(places)}",
+                where=package.source,
+                fix=f"pass the folder of the dataset {expected['name']!r} with --data",
+            )
     dataset = load_dataset(directory)
     if dataset.content_hash != expected["content_hash"]:
         raise CanetError(
             f"has the content hash {dataset.content_hash[:12]}…, the package's dataset {expected['name']!r} "
-            f"has {expected['content_hash'][:12]}…: item ids would not mean the same",
+            f"has {short}: item ids would not mean the same",
             where=directory,
             fix=f"pass the folder of the dataset {expected['name']!r} with --data",
         )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from canet_mobile import __version__
+from canet_mobile.files import shown_path
 from canet_mobile.replay.package import Package
 
 
@@ -14,7 +15,7 @@ def describe_package(package: Package) -> dict[str, Any]:
     manifest = package.manifest
     return {
         "name": package.name,
-        "path": str(package.source),
+        "path": shown_path(package.source),
         "sha256": package.sha256,
         "target": manifest["target"],
         "quantization": package.quantization,

@@ -57,7 +57,7 @@ def reroute(
     if directory.resolve() == run.directory.resolve():
         raise CanetError("is the run itself", where=directory, fix="name another folder with --out")
     spending_of(config, dataset.num_items)
-    with staged_directory(directory, force=force) as stage:
+    with staged_directory(directory, force=force, kind="run") as stage:
         made = new_run(stage, config, dataset, force=False, name=directory.name)
         model, routing = _distilled(run, config, dataset, reporter or Silent())
         routing["supernet_of"] = {"run": run.name, "checkpoint_sha256": run.checkpoint_sha256}

@@ -6,32 +6,44 @@
                 *.safetensors    weights; trainer-*.pt the state that --resume needs
     runs/latest                  the newest run's name
 
-The manifest is written after the files it names, so a killed run always points at whole files.
+The manifest is written after the files it names, so a killed run always points at whole files. A run that is
+to replace an older one is made in <name>.new beside it and takes its place when it is finished.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 
 from canet_mobile import __version__
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import CanetError
-from canet_mobile.files import MANIFEST, atomic_file, read_json, refuse_existing, verify_files, write_json
+from canet_mobile.files import (
+    MANIFEST,
+    REPLACES,
+    place_for,
+    read_json,
+    refuse_existing,
+    take_place,
+    verify_files,
+    write_json,
+    write_text,
+)
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
+from canet_mobile.places import RUNS, dataset_places, find_dataset, listed
 from canet_mobile.schema import validate
 from canet_mobile.train.checkpoint import build_any, identity, load_weights
 from canet_mobile.train.config import BASELINES, BEFORE, TrainConfig, apply
 
-RUNS = Path("runs")
 LATEST = "latest"
 METRICS = "metrics.jsonl"
 
@@ -60,8 +72,8 @@ class Run:
 
     @property
     def dataset_directory(self) -> Path:
-        """Where the data set was when the run began."""
-        return Path(self.manifest["dataset"]["directory"])
+        """Where the data set was when the run began; the manifest tells it from the run's folder on."""
+        return Path(os.path.normpath(self.directory.resolve() / self.manifest["dataset"]["directory"]))
 
     @property
     def dataset_hash(self) -> str:
@@ -98,28 +110,35 @@ def new_run(
     Args:
         directory: the folder to make.
         config, dataset: what is trained, on what.
-        force: replace an older run that stands there.
+        force: replace an older run that stands there, when this one is finished (:func:`finish_run`).
         name: of the run, where the folder is renamed later; None takes the folder's.
+
+    Returns:
+        The run; its directory is ``<directory>.new`` while an older run stands at ``directory``.
 
     Raises:
         CanetError: the directory exists and ``force`` is not given, or cannot be written.
     """
-    refuse_existing(directory, force=force)
-    if directory.exists():
-        import shutil
-
-        shutil.rmtree(directory)
+    name = name or directory.name
+    if name == LATEST:
+        raise CanetError(
+            f"{LATEST} is the link to the newest run", where=directory, fix="choose another name with --out"
+        )
+    place = place_for(directory, force=force, kind="run")
+    if place.exists():
+        shutil.rmtree(place)
     manifest = {
         "schema_version": 1,
         "kind": "run",
-        "name": name or directory.name,
+        "name": name,
+        **({} if place == directory else {REPLACES: directory.name}),
         "created_by": f"canet-mobile {__version__}",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
         "config": config.to_json(),
         "dataset": {
             "name": dataset.name,
-            "directory": str(dataset.directory.resolve()),
+            "directory": _from(place, dataset.directory),
             "content_hash": dataset.content_hash,
             "items": dataset.num_items,
             "histories": dataset.num_histories,
@@ -136,12 +155,36 @@ def new_run(
         "checkpoints": {},
         "routing": None,
     }
-    run = Run(directory, manifest)
+    run = Run(place, manifest)
     save_run(run)
-    with atomic_file(directory / "config.toml") as temporary:
-        lines = [f"{key} = {json.dumps(value)}" for key, value in config.to_json().items()]
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(place / "config.toml", tomli_w.dumps(config.to_json()))
     return run
+
+
+def _from(directory: Path, target: Path) -> str:
+    """How to get from a run's folder to its data set: together they can be moved, and name no user or machine
+    as long as one project holds both."""
+    try:
+        return Path(os.path.relpath(target.resolve(), directory.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return str(target.resolve())
+
+
+def finish_run(run: Run) -> Run:
+    """Give a finished run the place of the one that it replaces, if any, which is deleted then.
+
+    Raises:
+        CanetError: something else than a run stands there by now; the finished run stays where it is.
+    """
+    if REPLACES not in run.manifest:
+        return run
+    place = run.directory.with_name(run.manifest[REPLACES])
+    refuse_existing(place, force=True, kind="run")
+    del run.manifest[REPLACES]
+    save_run(run)
+    take_place(run.directory, place)
+    point_latest(place)
+    return find_run(place)
 
 
 def save_run(run: Run) -> None:
@@ -164,8 +207,7 @@ def point_latest(directory: Path) -> None:
         temporary.replace(link)
     except OSError:
         temporary.unlink(missing_ok=True)
-        with atomic_file(link) as file:
-            file.write_text(directory.name + "\n")
+        write_text(link, directory.name + "\n")
 
 
 def find_run(path: Path | None = None) -> Run:
@@ -176,7 +218,7 @@ def find_run(path: Path | None = None) -> Run:
     """
     directory = path if path is not None else RUNS / LATEST
     if directory.is_file() and directory.name == LATEST:
-        directory = directory.parent / directory.read_text().strip()
+        directory = directory.parent / directory.read_text(encoding="utf-8").strip()
     manifest_path = directory / MANIFEST
     if not manifest_path.is_file():
         if path is None:
@@ -201,9 +243,16 @@ def open_dataset(run: Run, override: Path | None = None) -> Dataset:
     """
     directory = override or run.dataset_directory
     if override is None and not directory.is_dir():
-        raise CanetError(
-            "the run's data set is no longer here", where=directory, fix="name its new place with --data DIR"
-        )
+        places = dataset_places(run.directory)
+        found = find_dataset(run.dataset_hash, places)
+        if found is None:
+            raise CanetError(
+                f"the run's data set is no longer here, and none with its content hash "
+                f"{run.dataset_hash[:12]}… is in {listed(places)}",
+                where=directory,
+                fix="name its new place with --data DIR",
+            )
+        directory = found
     dataset = load_dataset(directory)
     if dataset.content_hash != run.dataset_hash:
         raise CanetError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from canet_mobile.errors import CanetError
-from canet_mobile.files import atomic_file, describe_files
+from canet_mobile.files import describe_files, write_text
 from canet_mobile.model.recommender import Model
 from canet_mobile.train.checkpoint import (
     identity,
@@ -167,10 +167,9 @@ class Store:
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add an epoch's line; lines of epochs that a resumed run repeats are dropped first."""
         path = self.run.directory / METRICS
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if json.loads(line)["epoch"] < record["epoch"]]
-        with atomic_file(path) as temporary:
-            temporary.write_text("\n".join([*kept, json.dumps(record)]) + "\n")
+        write_text(path, "\n".join([*kept, json.dumps(record)]) + "\n")
 
     def _path(self, role: str) -> Path:
         return self.run.directory / self.run.manifest["checkpoints"][role]["name"]

@@ -15,7 +15,7 @@ from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
-from canet_mobile.files import verify_files
+from canet_mobile.files import REPLACES, verify_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.ties import exceeds
 from canet_mobile.train.automatic import settled
@@ -26,7 +26,7 @@ from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.polish import StopAsked, polish, polishes
 from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
 from canet_mobile.train.reporter import Reporter, Silent
-from canet_mobile.train.run import Run, find_run, new_run, point_latest
+from canet_mobile.train.run import Run, find_run, finish_run, new_run, point_latest
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
 from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing, untrained
@@ -72,7 +72,8 @@ def train(
         config: what to train.
         dataset: what to train on.
         directory: the run directory to make.
-        force: replace an older run of the same name.
+        force: replace an older run of the same name, when this one is finished; until then it is made in
+            ``<directory>.new``, where an interrupted one is resumed too.
         reporter: listens to progress.
 
     Returns:
@@ -87,14 +88,14 @@ def train(
     config = settled(config, dataset)
     if config.model == "canet":
         spending_of(config, dataset.num_items)  # a bad table of costs is refused now, not after an epoch
+    place = ""
     if fabric.is_global_zero:
-        new_run(directory, config, dataset, force=force)
-        point_latest(directory)
-    fabric.barrier()
+        place = str(new_run(directory, config, dataset, force=force).directory)
+        point_latest(Path(place))
     reporter = reporter or Silent()
     if fabric.is_global_zero and (note := list_note(dataset, config)):
         reporter.note(note)
-    return _fit(fabric, find_run(directory), dataset, reporter)
+    return _fit(fabric, find_run(Path(fabric.broadcast(place))), dataset, reporter)
 
 
 def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> Run:
@@ -104,6 +105,8 @@ def resume(run: Run, dataset: Dataset, *, reporter: Reporter | None = None) -> R
         CanetError: a file of the run is missing, truncated or altered.
     """
     if run.manifest["status"] == "finished":
+        if REPLACES in run.manifest:  # stopped between its last step and taking the old run's place
+            return finish_run(run)
         raise CanetError(
             "is finished; there is nothing to resume", where=run.directory, fix="evaluate or export it"
         )
@@ -267,7 +270,8 @@ def _finish(session: _Session, flag: dict[str, bool]) -> Run:
     """
     config, store, state = session.config, session.store, session.state
     if not session.writes:
-        return find_run(store.run.directory)
+        return store.run
+    standing = store.run.directory.with_name(store.run.manifest.get(REPLACES, store.run.directory.name))
     store.load("best")
     if polishes(config, state.stopped_by):
         _polish(session, flag)
@@ -278,7 +282,8 @@ def _finish(session: _Session, flag: dict[str, bool]) -> Run:
     store.weights("model", state.step, model)
     store.forget_training()
     store.commit(state, "finished")
-    return find_run(store.run.directory)
+    finish_run(store.run)
+    return find_run(standing)
 
 
 def _polish(session: _Session, flag: dict[str, bool]) -> None:

@@ -17,7 +17,7 @@ from canet_export.job import ExportResult, Job
 from canet_export.measured import Measured, unmeasured_points
 from canet_mobile import __version__
 from canet_mobile.evaluate.costs import route_costs, router_executed_mflops, router_paper_mflops
-from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json
+from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json, write_text
 from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
 from canet_mobile.replay.reference import route_scores, routes_at
@@ -26,7 +26,7 @@ from canet_mobile.schema import validate
 if TYPE_CHECKING:
     from canet_mobile.data.dataset import Dataset
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ITEMS_FILE = "items.csv"
 GOLDEN_FILE = "golden.jsonl"
 GOLDEN_REFERENCES = {
@@ -84,7 +84,7 @@ def write_golden(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write ``golden.jsonl``, each row checked against its schema."""
     for number, row in enumerate(rows, start=1):
         validate(row, "golden", where=f"{path}, line {number}")
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_manifest(
@@ -106,8 +106,8 @@ def write_manifest(
         result: of the exporter.
         target: for example ``executorch``.
         higher_precision: tensors that the preset would have quantized further.
-        dataset: name, content_hash, directory.
-        checkpoint: run, sha256.
+        dataset: name, content_hash. No path: a package travels, the folders do not.
+        checkpoint: sha256.
         measured: on held-out users, None when nothing was.
 
     Returns:

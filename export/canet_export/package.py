@@ -32,6 +32,7 @@ from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import Route
+from canet_mobile.replay.archive import without_companions
 from canet_mobile.replay.checks import MIN_ROUTER_AGREEMENT
 from canet_mobile.replay.package import open_package
 from canet_mobile.replay.parity import parity, require
@@ -145,7 +146,7 @@ def export_package(
     """Export a run as a package.
 
     Args:
-        run: where the model comes from; the manifest names it.
+        run: where the model comes from; the manifest names the hash of its checkpoint.
         prepared: its model with the options of the export.
         dataset: its data set; the item map and the golden rows come from it.
         target: in which format.
@@ -164,7 +165,7 @@ def export_package(
     job, queries = prepared.job, prepared.queries
     target.require_quantization(job.quantization)
     target.require_toolkit()
-    with staged_directory(out, force=force) as stage:
+    with staged_directory(out, force=force, kind="package") as stage:
         result = target.export(job, stage, progress)
         progress("read the weights back")
         weights = target.check_stored(stage, job)
@@ -182,12 +183,8 @@ def export_package(
                 result,
                 target=target.name,
                 higher_precision=sorted(prepared.higher),
-                dataset={
-                    "name": dataset.name,
-                    "content_hash": dataset.content_hash,
-                    "directory": str(dataset.directory),
-                },
-                checkpoint={"run": run.directory.name, "sha256": run.checkpoint_sha256},
+                dataset={"name": dataset.name, "content_hash": dataset.content_hash},
+                checkpoint={"sha256": run.checkpoint_sha256},
                 measured=measured,
             )
 
@@ -275,7 +272,7 @@ def _golden_histories(dataset: Dataset, job: Job) -> NDArray[np.int32]:
 def zip_package(directory: Path, target: Path) -> Path:
     """Write a package as one zip, uncompressed so that a phone can map the model file, manifest first."""
     files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    names = sorted(files, key=lambda name: (name != MANIFEST, name))
+    names = sorted(without_companions(files)[0], key=lambda name: (name != MANIFEST, name))
     with atomic_file(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name in names:
             archive.writestr(zipfile.ZipInfo(name), (directory / name).read_bytes())

@@ -174,7 +174,7 @@ def open_mlpackage(path: Path) -> MilModel:
     try:
         manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
         entries = manifest["itemInfoEntries"]
-        model_file = path / "Data" / entries[manifest["rootModelIdentifier"]]["path"]
+        model_file = _inside(path, entries[manifest["rootModelIdentifier"]]["path"])
         folder = next((e["path"] for e in entries.values() if e["name"] == "weights"), None)
         spec = model_pb2.Model()
         spec.ParseFromString(model_file.read_bytes())
@@ -187,10 +187,27 @@ def open_mlpackage(path: Path) -> MilModel:
     if spec.WhichOneof("Type") != "mlProgram":
         raise MilError(f"is a {spec.WhichOneof('Type')}, not an mlProgram", where=path)
     weights = np.zeros(0, np.uint8)
-    file = None if folder is None else path / "Data" / folder / "weight.bin"
+    file = None if folder is None else _inside(path, f"{folder}/weight.bin")
     if file is not None and file.is_file():
         weights = np.memmap(file, np.uint8, "r") if file.stat().st_size else weights
     return MilModel(path, spec, weights)
+
+
+def _inside(package: Path, name: str) -> Path:
+    """A file that the package's own manifest names, links followed.
+
+    Raises:
+        MilError: it lies outside of the package's Data folder, or is a device or a pipe.
+    """
+    data = (package / "Data").resolve()
+    file = (data / name).resolve()
+    if not file.is_relative_to(data) or (file.exists() and not file.is_file()):
+        raise MilError(
+            f"Manifest.json names {name!r}, which is no plain file inside its Data folder",
+            where=package,
+            fix="export or copy the package again",
+        )
+    return file
 
 
 def protobuf() -> Any:

@@ -47,7 +47,9 @@ def write_ort(source: Path, target: Path, operators: Path) -> None:
         f"{domain};{opset};{','.join(sorted(name for d, o, name in found if (d, o) == (domain, opset)))}"
         for domain, opset in dict.fromkeys((d, o) for d, o, _ in found)
     ]
-    operators.write_text("".join(f"{line}\n" for line in (f"# operators of {target.name}", *lines)))
+    operators.write_text(
+        "".join(f"{line}\n" for line in (f"# operators of {target.name}", *lines)), encoding="utf-8"
+    )
 
 
 def require_same_answers(source: Path, target: Path, feeds: Sequence[dict[str, NDArray[Any]]]) -> None:

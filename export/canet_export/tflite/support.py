@@ -118,7 +118,7 @@ def install_support(progress: Callable[[str], None] = lambda _: None) -> Path:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    (directory / READY).write_text(f"tflite-support {VERSION}\n")
+    (directory / READY).write_text(f"tflite-support {VERSION}\n", encoding="utf-8")
     return directory
 
 
@@ -150,7 +150,7 @@ def _import(directory: Path, progress: Callable[[str], None]) -> None:
         if compiler is None:
             raise CanetError(f"tflite-support needs {LIBUSB}", fix="apt install libusb-1.0-0") from error
         source, library = directory / "empty.c", directory / "lib" / LIBUSB
-        source.write_text("/* the metadata reader never calls libusb */\n")
+        source.write_text("/* the metadata reader never calls libusb */\n", encoding="utf-8")
         library.parent.mkdir()
         build = [compiler, "-shared", "-o", str(library), f"-Wl,-soname,{LIBUSB}", str(source)]
         _run(build, READ_SECONDS)
@@ -186,7 +186,13 @@ def _run(
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, env=environment, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=environment,
+            check=False,
+            encoding="utf-8",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CanetError(f"{Path(command[0]).name} did not run: {error}", where=where) from error
