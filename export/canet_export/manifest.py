@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -38,12 +39,18 @@ GOLDEN_REFERENCES = {
 
 
 def write_items(path: Path, dataset: Dataset) -> None:
-    """Write ``items.csv``: index (1..V), the log's own id, and the title (empty when unknown)."""
-    table = dataset.item_table().sort("index")
+    """Write ``items.csv``: index (1..V), the log's own id, and the title (empty when unknown).
+
+    Fields are quoted where CSV asks for it. Python before 3.13 leaves a bare CR unquoted, which every reader,
+    Python's own included, takes for the end of a row: then all text is quoted.
+    """
+    table = dataset.item_table().sort("index").select("index", "item_id", "title")
+    returns = table.select(pl.any_horizontal(pl.col("item_id", "title").str.contains("\r").any())).item()
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["index", "item_id", "title"])
-        writer.writerows(table.select("index", "item_id", "title").iter_rows())
+        quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
+        writer.writerow(table.columns)
+        writer.writerows(table.iter_rows())
 
 
 @torch.inference_mode()
