@@ -6,9 +6,9 @@ from typing import Any
 
 from canet_mobile.compare.methods import is_plain_sasrec
 from canet_mobile.compare.statistics import over_seeds
+from canet_mobile.routing.advice import ships_router
+from canet_mobile.run.config import BEFORE, TrainConfig
 from canet_mobile.ties import best
-from canet_mobile.train.advice import ships_router
-from canet_mobile.train.config import BEFORE, TrainConfig
 
 Records = dict[str, list[dict[str, Any]]]
 COLUMNS = (

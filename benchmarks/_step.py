@@ -12,10 +12,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from canet_mobile.model import losses
 from canet_mobile.model.supernet import Supernet
-from canet_mobile.train import losses, objectives
-from canet_mobile.train.checkpoint import build_model
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.checkpoint import build_model
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.train import objectives
 
 Found = dict[str, dict[str, Any]]
 Size = tuple[int, int, int]  # batch, length, items

@@ -19,16 +19,16 @@ from typing import Any
 from canet_mobile.accelerator import choose_device, move
 from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.compare.methods import is_plain_sasrec, method_config, select
+from canet_mobile.compare.record import make_record
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.data.embedded_set import embedded_dataset
 from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.evaluation import evaluate_model
-from canet_mobile.evaluate.record import make_record
 from canet_mobile.files import MANIFEST, write_json
-from canet_mobile.train.config import TrainConfig, apply
-from canet_mobile.train.reroute import reroute
-from canet_mobile.train.run import Run, find_run, load_model
+from canet_mobile.routing.reroute import reroute
+from canet_mobile.run.config import TrainConfig, apply
+from canet_mobile.run.directory import Run, find_run, load_model
 from canet_mobile.train.trainer import resume, train
 
 HERE = Path(__file__).parent

@@ -20,9 +20,9 @@ import torch
 
 from canet_mobile.data.split import held_out
 from canet_mobile.machine import quiet
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.mil.interpreter import Loader
 from canet_mobile.replay.mil.model import open_mlpackage
-from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import (
     exported_job,
     find_checkpoint,

@@ -23,10 +23,10 @@ from canet_export.coreml.sizes import package_bytes
 from canet_export.coreml.stored import check_stored
 from canet_export.coreml.toolkit import toolkit
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import quantize_model
 from canet_export.job import Job, Quantization
 from canet_mobile.machine import describe_machine, peak_resident_bytes
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from canet_export.executorch.export import export
-from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace

@@ -25,9 +25,9 @@ from canet_mobile.compare.methods import method_config, select
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import length_buckets, training_windows
 from canet_mobile.files import write_json
-from canet_mobile.train.automatic import settled
-from canet_mobile.train.config import TrainConfig, apply
-from canet_mobile.train.run import machine
+from canet_mobile.run.automatic import settled
+from canet_mobile.run.config import TrainConfig, apply
+from canet_mobile.run.directory import machine
 
 
 def _as_shipped(device: torch.device) -> AbstractContextManager[None]:

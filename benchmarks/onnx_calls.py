@@ -23,8 +23,8 @@ from _stock_onnx import export_stock, open_stock
 
 from canet_mobile.data.split import held_out
 from canet_mobile.model.points import BALANCED
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import open_device, recommend
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import find_dataset
 from canet_mobile.telemetry import onnxruntime
 

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from executorch_routes import random_canet
 
-from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_export.targets import TARGETS
 from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine, peak_resident_bytes, quiet
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.space import RoutingSpace
 
 RESULTS = Path(__file__).parent / "results" / "package_sizes.json"

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from canet_export import integers as kit
-from canet_export.integers import CLIPS, TABLE, IntegerModel, Quantized, dequantized, quantize_model
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine
+from canet_mobile.model import integers as kit
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import CLIPS, TABLE, IntegerModel, Quantized, dequantized, quantize_model
 from canet_mobile.replay.reference import overlap, ranks_in_lists, routed_lists
-from canet_mobile.train.automatic import seen_protocol
-from canet_mobile.train.run import find_run, load_canet, open_dataset
+from canet_mobile.run.automatic import seen_protocol
+from canet_mobile.run.directory import find_run, load_canet, open_dataset
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
 

@@ -35,8 +35,8 @@ from canet_mobile.evaluate.routing import histogram, paired, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.evaluate.spent import Costs
 from canet_mobile.files import MANIFEST, write_json
-from canet_mobile.train.reroute import reroute
-from canet_mobile.train.run import find_run, load_canet
+from canet_mobile.routing.reroute import reroute
+from canet_mobile.run.directory import find_run, load_canet
 
 ROUTING = RESULTS / "routing"
 SAME = 1e-5  # NDCG@10: a rank near a tie may fall otherwise in another batch

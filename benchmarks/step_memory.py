@@ -30,7 +30,7 @@ def measure(recipe: str, batch: int, length: int, items: int, threads: int) -> d
     import torch
     from _step import Step, random_batch, sasrec
 
-    from canet_mobile.train.config import TrainConfig
+    from canet_mobile.run.config import TrainConfig
 
     torch.set_num_threads(threads)
     keys = sasrec(128, 8) if recipe == "sasrec" else {"recipe": recipe}

@@ -31,11 +31,11 @@ from canet_export.targets import TARGETS
 from canet_mobile.data.split import held_out
 from canet_mobile.files import MANIFEST, write_json
 from canet_mobile.machine import describe_machine, quiet, resident_bytes
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import open_device, recommend, run_entry, run_router
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import find_dataset
 from canet_mobile.replay.replay import replay
-from canet_mobile.train.run import find_run, load_canet
+from canet_mobile.run.directory import find_run, load_canet
 
 RESULTS = Path(__file__).parent / "results" / "targets"
 NOT_RUN_HERE = ("coreml",)  # off a Mac by a reference interpreter only

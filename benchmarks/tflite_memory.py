@@ -22,8 +22,8 @@ import numpy as np
 from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine, quiet_stderr, resident_bytes
 from canet_mobile.model.points import BALANCED, POINT_INPUT
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import ROUTER
-from canet_mobile.replay.package import Package, open_package
 
 RESULTS = Path(__file__).parent / "results" / "tflite_memory.json"
 

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from canet_mobile.accelerator import choose_device
 from canet_mobile.files import write_json
+from canet_mobile.model.losses import catalogue_loss
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.losses import catalogue_loss
-from canet_mobile.train.run import machine
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import machine
 
 TINY: list[Size] = [(4, 8, 50)]
 STEPS: list[Size] = [(64, 50, 4_006), (64, 20, 4_006), (64, 50, 12_101), (128, 50, 4_006)]

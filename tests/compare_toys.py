@@ -8,8 +8,8 @@ import pytest
 
 from canet_mobile.compare.comparison import Plan, compare
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.run.config import TrainConfig
 from canet_mobile.train import trainer
-from canet_mobile.train.config import TrainConfig
 
 TINY = {
     "embedding": [8, 16], "hidden": [8, 16], "depth": [1, 2], "length": 6, "epochs": 1,

@@ -11,16 +11,16 @@ import torch
 from conftest import lively
 from torch import Tensor
 
+from canet_export.checks import LIMITS
 from canet_export.coreml.export import MAIN, export
-from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
-from canet_mobile.replay.checks import LIMITS
-from canet_mobile.replay.compare import compare_lists
+from canet_mobile.package.lists import compare_lists
 from canet_mobile.replay.mil.interpreter import Loader, Program
 from canet_mobile.replay.mil.model import MilModel, open_mlpackage
 from canet_mobile.replay.reference import route_scores

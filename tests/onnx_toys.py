@@ -12,10 +12,10 @@ import torch
 from conftest import lively, random_canet
 
 from canet_export.graph import restricted
-from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_export.onnx.export import export
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import Route, RoutingSpace

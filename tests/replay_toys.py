@@ -23,12 +23,12 @@ from canet_mobile.files import describe_files, read_json, sha256_file, write_jso
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import Answer, Device, open_device, recommend
-from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import exported_job, route_scores, routes_at
-from canet_mobile.train.checkpoint import identity, save_weights
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.run import Run, new_run, save_run
+from canet_mobile.run.checkpoint import identity, save_weights
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import Run, new_run, save_run
 
 ITEMS, LENGTH, K = 60, 8, 20
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))

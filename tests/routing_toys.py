@@ -9,13 +9,13 @@ from training_toys import small
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import training_windows
 from canet_mobile.model.canet import Canet
-from canet_mobile.train.advice import divide_users
-from canet_mobile.train.checkpoint import build_model
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.ladder import Ladder
-from canet_mobile.train.reporter import Reporter
-from canet_mobile.train.routing import fit_router
-from canet_mobile.train.spending import spending_of
+from canet_mobile.routing.advice import divide_users
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.distil import fit_router
+from canet_mobile.routing.ladder import Ladder
+from canet_mobile.run.checkpoint import build_model
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.reporter import Reporter
 
 ITEMS = 40
 

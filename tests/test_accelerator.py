@@ -12,7 +12,7 @@ from canet_mobile.cli.main import run as cli
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError
 from canet_mobile.model.recommender import parts_of
-from canet_mobile.train.process import launch
+from canet_mobile.run.process import launch
 from canet_mobile.train.trainer import train
 
 

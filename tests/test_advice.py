@@ -11,11 +11,12 @@ from training_toys import small
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.evaluate import routing
 from canet_mobile.evaluate.scoring import route_users
-from canet_mobile.train import advice, spending
-from canet_mobile.train.advice import advise, divide_users, sentence, ships_router
-from canet_mobile.train.judging import judge
-from canet_mobile.train.operating import set_points
-from canet_mobile.train.spending import spending_of
+from canet_mobile.routing import advice
+from canet_mobile.routing import budget as spending
+from canet_mobile.routing.advice import advise, divide_users, sentence, ships_router
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.candidates import judge
+from canet_mobile.routing.points import set_points
 from canet_mobile.train.trainer import train
 
 

@@ -9,8 +9,8 @@ from evaluation_toys import toy_dataset
 from training_toys import small
 
 from canet_mobile.data.dataset import Dataset
-from canet_mobile.train.automatic import settled
-from canet_mobile.train.presets import build_config
+from canet_mobile.run.automatic import settled
+from canet_mobile.run.presets import build_config
 from canet_mobile.train.trainer import train
 
 USERS, ITEMS = 100, 30
@@ -85,6 +85,6 @@ def test_the_papers_recipe_is_untied() -> None:
 
 @pytest.mark.parametrize(("given", "tied"), [("true", "true"), (True, "true"), (False, "false")])
 def test_older_runs_and_files_say_true_without_quotes(given, tied: str) -> None:
-    from canet_mobile.train.config import TrainConfig, apply
+    from canet_mobile.run.config import TrainConfig, apply
 
     assert apply(TrainConfig(), {"tied": given}).tied == tied

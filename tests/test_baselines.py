@@ -14,23 +14,23 @@ import torch.nn.functional as F
 from conftest import lively, make_dataset, random_histories
 from test_train import StopAt
 
-from canet_mobile.baselines import autodim
-from canet_mobile.baselines.fpmc import FPMC
-from canet_mobile.baselines.nextitnet import CausalConvolution
 from canet_mobile.cli.main import run as cli
 from canet_mobile.compare.methods import known_methods, method_config
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out, training_windows
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.evaluate import costs
 from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.evaluate.scoring import rank_model, request_mflops
+from canet_mobile.model import costs
+from canet_mobile.model.compared import autodim
+from canet_mobile.model.compared.fpmc import FPMC
+from canet_mobile.model.compared.nextitnet import CausalConvolution
 from canet_mobile.model.space import Route
+from canet_mobile.run.checkpoint import build_any
+from canet_mobile.run.config import BASELINES, TrainConfig
+from canet_mobile.run.directory import find_run, load_canet, load_model, open_dataset
+from canet_mobile.run.presets import build_config, variants
 from canet_mobile.schema import validate
-from canet_mobile.train.checkpoint import build_any
-from canet_mobile.train.config import BASELINES, TrainConfig
-from canet_mobile.train.presets import build_config, variants
-from canet_mobile.train.run import find_run, load_canet, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, resume, train
 
 ITEMS, USERS, LENGTH = 50, 12, 9

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -21,10 +21,10 @@ from canet_mobile.compare.methods import (
 from canet_mobile.compare.presets import PRESETS, base_config, typed_settings
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.evaluate.costs import sasrec_paper_mflops
 from canet_mobile.files import read_json
+from canet_mobile.model.costs import sasrec_paper_mflops
+from canet_mobile.run.config import SASREC_RECIPES, TrainConfig
 from canet_mobile.train import trainer
-from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from canet_mobile.compare.comparison import compare, failed
 from canet_mobile.compare.presets import base_config
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError
+from canet_mobile.run.config import TrainConfig
 from canet_mobile.train import trainer
-from canet_mobile.train.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_code_counts_by_what_it_does(compared_data: Dataset, tmp_path: Path) -> 
 def test_no_module_that_a_job_runs_is_forgotten() -> None:
     """What a job's process has loaded, but for what reads logs and draws reports."""
     root = Path(runs.__file__).parent.parent
-    told = "import sys, canet_mobile.train.trainer, canet_mobile.train.reroute, canet_mobile.compare.judge;"
+    told = "import sys, canet_mobile.train.trainer, canet_mobile.routing.reroute, canet_mobile.compare.judge;"
     told += "print(*(m for m in sys.modules if m.startswith('canet_mobile.')))"
     loaded = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True, encoding="utf-8"
@@ -205,4 +205,11 @@ def test_no_module_that_a_job_runs_is_forgotten() -> None:
     modules = {name for name in paths if (root / name).is_file()}
     counted = set(code.counted(root))
     assert modules - counted == code.NO_FIGURES
-    assert {name.split("/")[0] for name in counted} >= {"model", "baselines", "train", "evaluate", "data"}
+    assert {name.split("/")[0] for name in counted} >= {
+        "model",
+        "routing",
+        "run",
+        "train",
+        "evaluate",
+        "data",
+    }

@@ -10,8 +10,8 @@ from conftest import make_dataset
 
 from canet_mobile.compare.comparison import Plan, compare
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.run.directory import find_run, load_canet
 from canet_mobile.train import trainer
-from canet_mobile.train.run import find_run, load_canet
 
 TINY = {
     "embedding": [8, 16], "hidden": [8, 16], "depth": [1, 2], "length": 6, "epochs": 1,

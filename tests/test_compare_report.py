@@ -23,8 +23,8 @@ from canet_mobile.compare.tables import figure, main_table, point_table
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.points import POINTS
+from canet_mobile.run.config import TrainConfig
 from canet_mobile.schema import validate
-from canet_mobile.train.config import TrainConfig
 
 
 @pytest.fixture(scope="module")

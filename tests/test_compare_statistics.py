@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from canet_mobile.compare.record import converged
 from canet_mobile.compare.statistics import differs, over_seeds, paired_bootstrap
-from canet_mobile.evaluate.record import converged
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_and_is_paired() -> None:

@@ -32,8 +32,8 @@ from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import describe_files, read_json, write_json
 from canet_mobile.model.points import POINTS
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.replay.runtimes import coreml as runtime
 

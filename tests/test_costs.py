@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from canet_mobile.cli.costs import costs as command
 from canet_mobile.errors import UsageError
-from canet_mobile.evaluate import costs
+from canet_mobile.model import costs
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.schema import validate
 

@@ -13,7 +13,7 @@ from canet_mobile.compare.judge import OF_ALL
 from canet_mobile.compare.methods import known_methods, method_config
 from canet_mobile.compare.runs import RECORD, USERS, Job
 from canet_mobile.files import write_json
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 ITEMS = 3457
 

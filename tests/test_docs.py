@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from canet_mobile.evaluate import costs
-from canet_mobile.train.config import BASELINES, TrainConfig
-from canet_mobile.train.presets import presets, variants
+from canet_mobile.model import costs
+from canet_mobile.run.config import BASELINES, TrainConfig
+from canet_mobile.run.presets import presets, variants
 
 DOCS = Path(__file__).parent.parent / "docs"
 TRAINING = (DOCS / "training.md").read_text("utf-8")
@@ -35,7 +35,7 @@ def test_every_variant_is_documented_with_what_it_pins(name: str, pins: dict) ->
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_compared_method_is_documented_with_its_module(name: str) -> None:
-    assert f"| `{name}` | " in METHODS and f"`baselines/{name}.py`" in METHODS
+    assert f"| `{name}` | " in METHODS and f"`model/compared/{name}.py`" in METHODS
 
 
 def test_the_costs_of_the_compared_methods_are_what_the_code_counts() -> None:

@@ -14,13 +14,14 @@ from evaluation_toys import random_histories, toy_canet, toy_dataset
 from canet_mobile.cli.evaluate import evaluate as command
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate import costs, references
+from canet_mobile.evaluate import references
 from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.report import evaluation_text
 from canet_mobile.evaluate.routing import best_fixed
 from canet_mobile.evaluate.scoring import rank_all_routes, rank_targets, route_users
 from canet_mobile.evaluate.verdict import verdict
+from canet_mobile.model import costs
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace

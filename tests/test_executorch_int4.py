@@ -12,15 +12,15 @@ from conftest import random_canet, random_histories
 
 pytest.importorskip("executorch")
 
+from canet_export.checks import LIMITS
 from canet_export.executorch.export import export, job_graphs
 from canet_export.executorch.operators import Int4Embedding, Int4Linear, Int8Linear, packed
 from canet_export.executorch.stored import check_stored
-from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_mobile.machine import quiet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.checks import LIMITS
 
 ITEMS, LENGTH, K = 150, 10, 12
 SPACE = RoutingSpace((32, 64), (32, 64), (2,))

@@ -19,19 +19,19 @@ pytest.importorskip("executorch")
 from canet_export.executorch.export import export, job_graphs
 from canet_export.executorch.parts import part_of
 from canet_export.executorch.stored import check_stored
-from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.cli.export import export as export_command
 from canet_mobile.cli.parity import parity
 from canet_mobile.files import read_json
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
+from canet_mobile.package.package import Package, PackageRoute
 from canet_mobile.replay.device import Device, RuntimeFailure
-from canet_mobile.replay.package import Package, PackageRoute
 from canet_mobile.replay.runtimes.executorch import open_device
 
 ITEMS, LENGTH, K = 150, 10, 12

@@ -12,7 +12,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
-from canet_mobile.replay.package import open_package
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.reference import exported_job
 
 pytest.importorskip("executorch")

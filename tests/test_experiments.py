@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from canet_mobile.compare.methods import is_plain_sasrec, select
-from canet_mobile.train.config import BEFORE, TrainConfig
+from canet_mobile.run.config import BEFORE, TrainConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 RECORDS = sorted((BENCHMARKS / "results").glob("*.seed*.json"))

@@ -9,11 +9,11 @@ from replay_toys import toy_queries
 
 from canet_export import accuracy
 from canet_export.accuracy import Choice, choose_integers, require_accuracy
-from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_export.measured import measure
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.space import RoutingSpace
 

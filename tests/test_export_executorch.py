@@ -15,12 +15,12 @@ from canet_export.executorch import export as exporter
 from canet_export.executorch.export import export, job_graphs
 from canet_export.executorch.lowering import fast_lowering
 from canet_export.executorch.stored import check_stored
-from canet_export.integers import IntegerModel, quantize_model
 from canet_export.job import ExportResult, Job
 from canet_export.sizes import constants, tensor_bytes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import IntegerModel, quantize_model
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import Route, RoutingSpace
 

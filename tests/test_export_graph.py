@@ -7,9 +7,9 @@ import torch
 from conftest import lively, random_canet, random_histories
 
 from canet_export.graph import ConstantRouter, RouteGraph, RouterGraph, restricted
-from canet_export.integers import fold_residuals
 from canet_export.slices import Weights, leaves, panels
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import fold_residuals
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace

@@ -6,7 +6,9 @@ import pytest
 import torch
 from conftest import random_canet, random_histories
 
-from canet_export.integers import (
+from canet_export.slices import Slice
+from canet_mobile.errors import UsageError
+from canet_mobile.model.integers import (
     IntegerModel,
     dequantized,
     fold_residuals,
@@ -16,8 +18,6 @@ from canet_export.integers import (
     quantize,
     quantize_model,
 )
-from canet_export.slices import Slice
-from canet_mobile.errors import UsageError
 from canet_mobile.model.space import RoutingSpace
 
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
@@ -151,6 +151,6 @@ def test_halves_are_halves_and_nothing_else_changes() -> None:
 
 
 def test_a_model_with_nothing_to_quantize_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("canet_export.integers.is_quantized", lambda *_: False)
+    monkeypatch.setattr("canet_mobile.model.integers.is_quantized", lambda *_: False)
     with pytest.raises(UsageError, match=r"no matrix that can be quantized(.|\n)*--quantize fp32"):
         quantize_model(random_canet(items=30, length=8, space=SPACE))

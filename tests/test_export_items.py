@@ -10,7 +10,7 @@ import pytest
 from canet_export.manifest import write_items
 from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.files import sha256_file
-from canet_mobile.replay.consistency import check_item_map
+from canet_mobile.package.consistency import check_item_map
 
 ODD = ["two\nlines", "one\rmore", "both\r\nof them", 'a "quoted" one', "with, commas", "é\u2028日", "=1+1"]
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from conftest import make_dataset, random_canet
 
 from canet_export import package as packaging
+from canet_export.parity import parity
 from canet_mobile.cli.export import export
 from canet_mobile.cli.inspect import inspect
 from canet_mobile.cli.main import run as command_line
@@ -25,14 +26,13 @@ from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.files import describe_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import open_device, recommend
-from canet_mobile.replay.package import open_package
-from canet_mobile.replay.parity import parity
 from canet_mobile.replay.reference import ranks_in_lists
-from canet_mobile.train.automatic import seen_protocol
-from canet_mobile.train.checkpoint import identity, save_weights
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.run import Run, load_model, new_run, save_run
+from canet_mobile.run.automatic import seen_protocol
+from canet_mobile.run.checkpoint import identity, save_weights
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import Run, load_model, new_run, save_run
 from canet_mobile.train.trainer import train
 
 pytest.importorskip("executorch")

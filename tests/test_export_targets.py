@@ -24,11 +24,11 @@ from canet_mobile.cli.replay import replay
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import describe_files, read_json, write_json
 from canet_mobile.model.points import POINTS
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import open_device, recommend, run_router
-from canet_mobile.replay.package import open_package
-from canet_mobile.train.checkpoint import build_model, identity, save_weights
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.run import new_run, save_run
+from canet_mobile.run.checkpoint import build_model, identity, save_weights
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import new_run, save_run
 
 for toolkit in ("executorch", "coremltools", "litert_torch", "onnxruntime"):
     pytest.importorskip(toolkit)

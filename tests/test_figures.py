@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 from canet_mobile.evaluate import routing
-from canet_mobile.train import advice
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.routing import advice
+from canet_mobile.run.config import TrainConfig
 
 Scripts = Callable[[str], ModuleType]
 ROOT = Path(__file__).parent.parent

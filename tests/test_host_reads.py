@@ -12,9 +12,9 @@ from training_toys import of_recipe
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError
+from canet_mobile.run.reporter import Silent
+from canet_mobile.run.state import LoopState, Unread
 from canet_mobile.train import trainer
-from canet_mobile.train.reporter import Silent
-from canet_mobile.train.state import LoopState, Unread
 from canet_mobile.train.trainer import READ_EVERY, train
 
 ATEN = torch.ops.aten

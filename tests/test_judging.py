@@ -12,8 +12,8 @@ from canet_mobile.evaluate import scoring
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train import judging
-from canet_mobile.train.judging import Judged, candidates, doubt, judge, seen_before
+from canet_mobile.routing import candidates as judging
+from canet_mobile.routing.candidates import Judged, candidates, doubt, judge, seen_before
 
 ITEMS = 40
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train.judging import Judged
-from canet_mobile.train.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
+from canet_mobile.routing.candidates import Judged
+from canet_mobile.routing.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
 
 USERS = 1000
 SPACE = RoutingSpace((8,), (8,), (1, 2, 3, 4))  # nested: every route is part of the next

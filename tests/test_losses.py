@@ -11,9 +11,9 @@ from conftest import random_canet, random_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train import losses
-from canet_mobile.train.losses import (
+from canet_mobile.data.neighbours import REACH, Neighbours, Opinion
+from canet_mobile.model import losses
+from canet_mobile.model.losses import (
     Teacher,
     catalogue_loss,
     easy_users,
@@ -22,7 +22,7 @@ from canet_mobile.train.losses import (
     sandwich_loss,
     uniform_loss,
 )
-from canet_mobile.train.neighbours import REACH, Neighbours, Opinion
+from canet_mobile.model.space import RoutingSpace
 
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 

@@ -17,8 +17,8 @@ from canet_mobile.model.points import BALANCED
 from canet_mobile.model.router import Router, RouterConfig, sample_routes
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
-from canet_mobile.train.checkpoint import build_any
-from canet_mobile.train.presets import build_config
+from canet_mobile.run.checkpoint import build_any
+from canet_mobile.run.presets import build_config
 
 SPACES = {
     "default": RoutingSpace(),

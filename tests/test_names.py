@@ -17,7 +17,7 @@ from replay_toys import exported_to, toy_canet, toy_dataset, toy_run
 
 from canet_mobile.cli.main import run
 from canet_mobile.files import read_json
-from canet_mobile.replay.package import open_package
+from canet_mobile.package.package import open_package
 
 TINY = ["--set=embedding=8,16", "--set=hidden=8,16", "--set=depth=1,2", "--set=length=8", "--set=epochs=1"]
 TINY += ["--set=threads=1", "--set=guide_k=3"]

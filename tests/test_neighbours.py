@@ -10,13 +10,13 @@ import torch
 from evaluation_toys import random_histories, toy_dataset
 from training_toys import SASREC, of_recipe, small, weights
 
+from canet_mobile.data import neighbours
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.neighbours import FADE, REACH, Neighbours, Opinion, find_neighbours, newest
 from canet_mobile.data.transitions import transitions
-from canet_mobile.train import neighbours
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.neighbours import FADE, REACH, Neighbours, Opinion, find_neighbours, newest
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import load_model
 from canet_mobile.train.objectives import asks_neighbours
-from canet_mobile.train.run import load_model
 from canet_mobile.train.trainer import train
 
 ITEMS = 12

@@ -13,12 +13,12 @@ from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.supernet import Supernet
-from canet_mobile.train.checkpoint import build_model
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.routing.validate import validate_routed
+from canet_mobile.run.checkpoint import build_model
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import METRICS, load_model
 from canet_mobile.train.objectives import Objective
-from canet_mobile.train.run import METRICS, load_model
 from canet_mobile.train.trainer import train
-from canet_mobile.train.validate import validate_routed
 
 ITEMS = 30
 

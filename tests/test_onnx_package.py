@@ -29,6 +29,7 @@ from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, write_json
 from canet_mobile.model.points import POINTS
+from canet_mobile.package.package import open_package
 from canet_mobile.replay import timing
 from canet_mobile.replay.device import (
     WARM_UPS,
@@ -39,11 +40,10 @@ from canet_mobile.replay.device import (
     run_entry,
     run_router,
 )
-from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.run.config import TrainConfig
 from canet_mobile.schema import validate
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.spending import spending_of
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_toys import ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
 
+from canet_export.checks import LIMITS
 from canet_export.onnx.export import MODEL_FILE, ORT_FILE
 from canet_export.onnx.ort_format import require_same_answers
 from canet_mobile.errors import CanetError
 from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.space import Route, RoutingSpace
-from canet_mobile.replay.checks import LIMITS
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

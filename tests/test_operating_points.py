@@ -16,10 +16,10 @@ from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.points import POINTS
-from canet_mobile.train.advice import divide_users
-from canet_mobile.train.operating import price_of, routes_at, set_points
-from canet_mobile.train.run import load_model
-from canet_mobile.train.spending import spending_of
+from canet_mobile.routing.advice import divide_users
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.points import price_of, routes_at, set_points
+from canet_mobile.run.directory import load_model
 from canet_mobile.train.trainer import train
 
 COSTS = np.array([0.1, 0.25, 0.6, 1.0])

@@ -10,7 +10,7 @@ import pytest
 from canet_mobile.compare import verdict as compared
 from canet_mobile.evaluate import verdict as evaluated
 from canet_mobile.evaluate.routing import FEWEST_USERS, SURE, pays
-from canet_mobile.train.advice import sentence, ships_router
+from canet_mobile.routing.advice import sentence, ships_router
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 ERROR = 0.001

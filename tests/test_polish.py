@@ -16,21 +16,21 @@ from conftest import make_dataset
 from training_toys import assert_same, small, weights
 
 from canet_mobile.cli.train import summary
+from canet_mobile.compare.record import make_record
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
-from canet_mobile.evaluate.record import make_record
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.losses import sandwich_loss
+from canet_mobile.routing.candidates import doubts, judge
+from canet_mobile.routing.ladder import escalated
+from canet_mobile.routing.reroute import reroute
+from canet_mobile.run.checkpoint import build_model
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import Run, find_run, load_canet, load_model, open_dataset
+from canet_mobile.run.reporter import Silent
 from canet_mobile.train import polish as module
-from canet_mobile.train.checkpoint import build_model
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.judging import doubts, judge
-from canet_mobile.train.ladder import escalated
-from canet_mobile.train.losses import sandwich_loss
 from canet_mobile.train.objectives import Tutor
 from canet_mobile.train.polish import Served, StopAsked, polish, polishes
-from canet_mobile.train.reporter import Silent
-from canet_mobile.train.reroute import reroute
-from canet_mobile.train.run import Run, find_run, load_canet, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, resume, train
 
 # Few epochs leave much to learn; a rate of 1 leaves nothing of what was learned.

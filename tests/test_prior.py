@@ -12,8 +12,8 @@ from training_toys import small
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.train.config import BASELINES
-from canet_mobile.train.run import load_model
+from canet_mobile.run.config import BASELINES
+from canet_mobile.run.directory import load_model
 from canet_mobile.train.stages import untrained
 from canet_mobile.train.trainer import train
 

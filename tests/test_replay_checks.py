@@ -9,11 +9,11 @@ import pytest
 import torch
 from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
 
+from canet_export.checks import LIMITS, check_golden, check_routes, check_task, check_users
 from canet_mobile.model.points import BALANCED, POINTS
-from canet_mobile.replay.checks import LIMITS, check_golden, check_routes, check_task, check_users
-from canet_mobile.replay.compare import Check
+from canet_mobile.package.lists import Check
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import RuntimeFailure
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import overlap, ranks_in_lists, route_scores, routed_lists
 
 CANET = toy_canet()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from canet_mobile.replay.compare import Failure, compare_lists
+from canet_mobile.package.lists import Failure, compare_lists
 
 SCORES = np.array([5.0, 4.0, 3.0, 3.0], np.float32)
 IDS = np.array([9, 7, 2, 4])

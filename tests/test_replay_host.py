@@ -14,7 +14,6 @@ from replay_toys import LENGTH, K, World, invoke, refresh, toy_canet, toy_datase
 
 from canet_export.executorch.export import export
 from canet_export.executorch.stored import check_stored, expected_constants
-from canet_export.integers import quantize_model
 from canet_export.job import Job
 from canet_mobile.cli.evaluate import evaluate
 from canet_mobile.cli.parity import parity
@@ -23,10 +22,11 @@ from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError
 from canet_mobile.files import read_json, sha256_file
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
-from canet_mobile.replay.package import open_package
 from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.schema import validate
 

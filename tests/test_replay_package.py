@@ -16,8 +16,8 @@ from replay_toys import ITEMS, K, refresh, toy_canet, write_package
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import read_json, write_json
 from canet_mobile.model.points import POINTS
-from canet_mobile.replay import archive
-from canet_mobile.replay.package import open_package
+from canet_mobile.package import archive
+from canet_mobile.package.package import open_package
 from canet_mobile.schema import load_schema
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
 
+from canet_export import parity as parity_module
 from canet_mobile.errors import CanetError, ParityError, UsageError
-from canet_mobile.replay import parity as parity_module
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay import replay as replay_module
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import ranks_in_lists, routed_lists
 from canet_mobile.schema import validate
 

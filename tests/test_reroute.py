@@ -13,9 +13,9 @@ from training_toys import assert_same, small
 from canet_mobile.cli.main import run as command
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.train import reroute as reroute_module
-from canet_mobile.train.reroute import ROUTER_KEYS, reroute
-from canet_mobile.train.run import Run, find_run, load_model
+from canet_mobile.routing import reroute as reroute_module
+from canet_mobile.routing.reroute import ROUTER_KEYS, reroute
+from canet_mobile.run.directory import Run, find_run, load_model
 from canet_mobile.train.trainer import train
 
 

@@ -14,16 +14,18 @@ from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.scoring import route_users
-from canet_mobile.train import judging, routing, spending
-from canet_mobile.train.advice import divide_users
-from canet_mobile.train.ladder import SHARES
-from canet_mobile.train.operating import set_points
-from canet_mobile.train.reporter import Silent
-from canet_mobile.train.routing import NEVER, router_logits
-from canet_mobile.train.run import load_model
-from canet_mobile.train.spending import spending_of
+from canet_mobile.routing import budget as spending
+from canet_mobile.routing import candidates as judging
+from canet_mobile.routing import distil as routing
+from canet_mobile.routing.advice import divide_users
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.distil import NEVER, router_logits
+from canet_mobile.routing.ladder import SHARES
+from canet_mobile.routing.points import set_points
+from canet_mobile.routing.validate import budget_warning
+from canet_mobile.run.directory import load_model
+from canet_mobile.run.reporter import Silent
 from canet_mobile.train.trainer import train
-from canet_mobile.train.validate import budget_warning
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from conftest import make_dataset, random_canet
 from training_toys import SMALL
 
-from canet_mobile.train.checkpoint import load_weights, save_trainer_state, save_weights
+from canet_mobile.run.checkpoint import load_weights, save_trainer_state, save_weights
 
 HEADER = {"format": "f", "model": "canet", "space": '{"hidden": [8, 16]}', "dataset": "é" * 4}
 

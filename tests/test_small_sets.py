@@ -21,12 +21,12 @@ from canet_mobile.cli.replay import replay
 from canet_mobile.compare.comparison import compare, failed
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.importer import ImportOptions, import_log
+from canet_mobile.data.lists import is_enough, list_length
 from canet_mobile.errors import CanetError, UsageError
-from canet_mobile.evaluate.lists import is_enough, list_length
-from canet_mobile.train.automatic import seen_protocol
-from canet_mobile.train.config import BASELINES, RECIPES, SASREC_RECIPES, TrainConfig, apply
-from canet_mobile.train.least import refuse_small
-from canet_mobile.train.reporter import Silent
+from canet_mobile.run.automatic import seen_protocol
+from canet_mobile.run.config import BASELINES, RECIPES, SASREC_RECIPES, TrainConfig, apply
+from canet_mobile.run.least import refuse_small
+from canet_mobile.run.reporter import Silent
 from canet_mobile.train.trainer import train
 
 TINY = TrainConfig(**{**SMALL, "epochs": 1, "length": 50})

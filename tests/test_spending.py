@@ -11,8 +11,8 @@ from training_toys import small
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
-from canet_mobile.train.spending import average_mflops, spending_of
+from canet_mobile.model.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
+from canet_mobile.routing.budget import average_mflops, spending_of
 from canet_mobile.train.trainer import train
 
 SPACE = small().space

@@ -13,7 +13,7 @@ import torch
 from conftest import random_histories
 from tflite_toys import ITEMS, LENGTH, Exported, K, canet_of, job_of, opened
 
-from canet_export.integers import quantize_model
+from canet_export.checks import LIMITS
 from canet_export.job import Job
 from canet_export.targets import TARGETS
 from canet_export.tflite.export import check_metadata, export
@@ -27,10 +27,10 @@ from canet_export.tflite.support import (
 )
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.replay.checks import LIMITS
-from canet_mobile.replay.compare import compare_lists
+from canet_mobile.package.lists import compare_lists
 from canet_mobile.replay.device import RuntimeFailure, run_entry, run_router
 from canet_mobile.replay.reference import route_scores
 

@@ -12,8 +12,8 @@ from test_export_package import make_run
 
 from canet_mobile.cli.export import export
 from canet_mobile.cli.parity import parity
+from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import open_device, recommend
-from canet_mobile.replay.package import open_package
 
 for toolkit in ("litert_torch", "ai_edge_litert"):
     pytest.importorskip(toolkit)

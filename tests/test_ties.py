@@ -21,9 +21,9 @@ from canet_mobile import ties
 from canet_mobile.compare.contrasts import same_cost
 from canet_mobile.evaluate import routing
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train.judging import Judged
-from canet_mobile.train.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
-from canet_mobile.train.operating import price_of, routes_at
+from canet_mobile.routing.candidates import Judged
+from canet_mobile.routing.ladder import SHARES, choose_ladder, choose_share, escalated, order_of
+from canet_mobile.routing.points import price_of, routes_at
 
 USERS = 1000
 SPACE = RoutingSpace((8,), (8,), (1, 2, 3, 4))
@@ -74,8 +74,8 @@ def test_a_ladder_does_not_hang_on_the_order_of_users_or_the_last_bits(kind: str
 LADDERS = """
 import numpy as np
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train.judging import Judged
-from canet_mobile.train.ladder import choose_ladder
+from canet_mobile.routing.candidates import Judged
+from canet_mobile.routing.ladder import choose_ladder
 
 doubt = np.tile(np.linspace(0, 1, 1000), (3, 1))
 for space in (RoutingSpace((8,), (8,), (1, 2, 3, 4)), RoutingSpace((8,), (8, 16), (1, 2))):

@@ -19,11 +19,11 @@ from training_toys import SMALL, assert_same, of_recipe, small, weights
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import sha256_file, write_text
+from canet_mobile.run.config import RECIPES, SASREC_RECIPES, TrainConfig
+from canet_mobile.run.directory import find_run, load_model, open_dataset
+from canet_mobile.run.presets import build_config, presets
+from canet_mobile.run.reporter import Silent
 from canet_mobile.train import trainer
-from canet_mobile.train.config import RECIPES, SASREC_RECIPES, TrainConfig
-from canet_mobile.train.presets import build_config, presets
-from canet_mobile.train.reporter import Silent
-from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.schedule import learning_rate
 from canet_mobile.train.trainer import Interrupted, resume, train
 

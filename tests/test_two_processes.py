@@ -15,9 +15,9 @@ from conftest import make_dataset
 from training_toys import SMALL, assert_same, small
 
 from canet_mobile.data.dataset import load_dataset
+from canet_mobile.run.directory import find_run, load_model, open_dataset
+from canet_mobile.run.reporter import Silent
 from canet_mobile.train import trainer
-from canet_mobile.train.reporter import Silent
-from canet_mobile.train.run import find_run, load_model, open_dataset
 from canet_mobile.train.trainer import Interrupted, resume, train
 
 SECONDS = 60  # that the first process waits for the end of the other, which takes tenths of one

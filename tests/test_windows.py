@@ -12,7 +12,7 @@ from training_toys import small, weights
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import Windows, training_windows
-from canet_mobile.train.run import load_model
+from canet_mobile.run.directory import load_model
 from canet_mobile.train.schedule import epoch_windows
 from canet_mobile.train.trainer import train
 

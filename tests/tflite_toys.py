@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from conftest import lively, random_canet, toy_points
 
-from canet_export.integers import quantize_model
 from canet_export.job import ExportResult, Job
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import quantize_model
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from canet_mobile.model.canet import Canet
-from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
+from canet_mobile.run.config import SASREC_RECIPES, TrainConfig
 
 SMALL = dict(
     embedding=(8, 16), hidden=(8, 16), depth=(1, 2), length=8, batch=16, epochs=3,

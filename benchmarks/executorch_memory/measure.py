@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from canet_mobile.machine import describe_machine
-from canet_mobile.replay.package import Package, open_package
+from canet_mobile.package.package import Package, open_package
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

@@ -27,8 +27,8 @@ def costs(items: int, length: int, embedding: str, hidden: str, depth: str, as_j
     """
     lists = {"embedding": embedding, "hidden": hidden, "depth": depth}
     sizes = {name: _sizes(name, text) for name, text in lists.items()}
-    from canet_mobile.evaluate.costs import cost_document
     from canet_mobile.evaluate.report import costs_text
+    from canet_mobile.model.costs import cost_document
     from canet_mobile.model.space import RoutingSpace
 
     document = cost_document(items, length, RoutingSpace(**sizes))

@@ -128,7 +128,7 @@ def demo(out: Path, settings: tuple[str, ...], force: bool) -> None:
 
 
 def _finished(run: Path) -> bool:
-    from canet_mobile.train.run import find_run
+    from canet_mobile.run.directory import find_run
 
     return find_run(run).manifest["status"] == "finished"
 

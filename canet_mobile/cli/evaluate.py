@@ -64,7 +64,7 @@ def evaluate(
     from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
     from canet_mobile.evaluate.report import evaluation_text
     from canet_mobile.files import refuse_file, write_json
-    from canet_mobile.train.run import find_run, load_model, open_dataset
+    from canet_mobile.run.directory import find_run, load_model, open_dataset
 
     refuse_file(out, kind="evaluation")
     found = find_run(run)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from canet_export.targets import Target
     from canet_mobile.model.canet import Canet
     from canet_mobile.model.space import Route
-    from canet_mobile.train.run import Run
+    from canet_mobile.run.directory import Run
 
 
 @click.command()
@@ -118,8 +118,8 @@ def export(
     from canet_export.package import ExportOptions, export_package, prepare, zip_package
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing, refuse_file
-    from canet_mobile.train.automatic import seen_protocol
-    from canet_mobile.train.run import find_run, load_canet, open_dataset, refuse_baseline
+    from canet_mobile.run.automatic import seen_protocol
+    from canet_mobile.run.directory import find_run, load_canet, open_dataset, refuse_baseline
 
     targets = find_targets(target)
     _check_options(target, route, split, minimum_os)

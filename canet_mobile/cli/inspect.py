@@ -85,7 +85,7 @@ def _describe_dataset(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_run(path: Path | None) -> dict[str, Any]:
     from canet_mobile.files import read_json
-    from canet_mobile.train.run import find_run
+    from canet_mobile.run.directory import find_run
 
     run = find_run(path)
     manifest = run.manifest
@@ -112,7 +112,7 @@ def _describe_run(path: Path | None) -> dict[str, Any]:
 
 
 def _describe_package(path: Path) -> dict[str, Any]:
-    from canet_mobile.replay.package import open_package
+    from canet_mobile.package.package import open_package
 
     package = open_package(path)
     delegation = {row["entry"]: row for row in package.manifest["delegation"]}

@@ -57,11 +57,11 @@ def parity(
     """
     from rich.console import Console
 
+    from canet_export.parity import open_for_parity, require
+    from canet_export.parity import parity as run_parity
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
     from canet_mobile.files import refuse_file
-    from canet_mobile.replay.parity import open_for_parity, require
-    from canet_mobile.replay.parity import parity as run_parity
     from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
 
     refuse_file(out, kind="parity")

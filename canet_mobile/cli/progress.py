@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 
 def stderr_console() -> Console:

@@ -70,8 +70,8 @@ def replay(
     from canet_mobile.data.split import held_out
     from canet_mobile.files import refuse_file, write_json
     from canet_mobile.model.points import point_id
+    from canet_mobile.package.package import open_package
     from canet_mobile.replay.device import require_built
-    from canet_mobile.replay.package import open_package
     from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
     from canet_mobile.replay.replay import replay as run_replay
     from canet_mobile.replay.timing import CALLS, costs_table, require_measurable

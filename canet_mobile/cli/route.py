@@ -49,9 +49,9 @@ def route(
     """
     from canet_mobile.cli.progress import TrainReporter
     from canet_mobile.cli.train import free_name, summary
-    from canet_mobile.train.presets import parse_settings
-    from canet_mobile.train.reroute import reroute
-    from canet_mobile.train.run import find_run, open_dataset
+    from canet_mobile.routing.reroute import reroute
+    from canet_mobile.run.directory import find_run, open_dataset
+    from canet_mobile.run.presets import parse_settings
 
     found = find_run(run)
     dataset = open_dataset(found, data)

@@ -73,9 +73,9 @@ def train(
     """
     from canet_mobile.cli.progress import TrainReporter
     from canet_mobile.places import RUNS
+    from canet_mobile.run.directory import find_run, open_dataset
+    from canet_mobile.run.presets import build_config
     from canet_mobile.train import trainer
-    from canet_mobile.train.presets import build_config
-    from canet_mobile.train.run import find_run, open_dataset
 
     if resumed is not None:
         if settings or config_file or width or depth or preset != "default" or model != "canet":
@@ -113,7 +113,7 @@ def _dataset(directory: Path | None) -> Any:
 
 
 def _label(name: str, config: Any) -> str:
-    from canet_mobile.train.config import SASREC_RECIPES
+    from canet_mobile.run.config import SASREC_RECIPES
 
     if name == "sasrec":
         size = f"sasrec-{config.hidden[0]}x{config.depth[0]}"
@@ -131,7 +131,7 @@ def free_name(parent: Path, stem: str) -> Path:
 
 def summary(run: Any) -> str:
     """What a finished run came to, for people."""
-    from canet_mobile.train.advice import sentence
+    from canet_mobile.routing.advice import sentence
 
     progress, routing = run.manifest["progress"], run.manifest["routing"]
     lines = [f"run            {run.directory}"]

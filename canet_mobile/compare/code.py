@@ -10,9 +10,9 @@ from pathlib import Path
 
 PACKAGE = "canet_mobile"
 # What a job calls to train, to fit a router, to judge: these count, what they import, and what that imports.
-ROOTS = ("train/trainer.py", "train/reroute.py", "compare/judge.py")
+ROOTS = ("train/trainer.py", "routing/reroute.py", "compare/judge.py")
 # No figure comes from these: they write and check files, report, and say what is wrong.
-NO_FIGURES = frozenset({"errors.py", "files.py", "machine.py", "schema.py", "train/reporter.py"})
+NO_FIGURES = frozenset({"errors.py", "files.py", "machine.py", "schema.py", "run/reporter.py"})
 
 
 @cache

@@ -34,8 +34,8 @@ from canet_mobile.files import (
     write_json,
 )
 from canet_mobile.machine import describe_machine
-from canet_mobile.train.automatic import settled
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.automatic import settled
+from canet_mobile.run.config import TrainConfig
 
 KIND = "comparison"
 RUNS, RECORDS, LOCK = "runs", "records", ".lock"

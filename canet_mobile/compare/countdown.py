@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from canet_mobile.compare.runs import Job, Say
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 # Seconds of training beside those of a SASRec as wide and deep, from a `quick` comparison of all methods on
 # the embedded set. A forecast hangs on them and nothing else.

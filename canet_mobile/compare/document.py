@@ -12,6 +12,7 @@ from canet_mobile import __version__
 from canet_mobile.compare.contrasts import JUDGED_BY, improvement, pairs, same_cost, twins
 from canet_mobile.compare.judge import compact, gain_over
 from canet_mobile.compare.methods import Method
+from canet_mobile.compare.record import converged
 from canet_mobile.compare.runs import Outcome
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.compare.verdict import verdict
@@ -20,12 +21,11 @@ from canet_mobile.data.popularity import head_users
 from canet_mobile.data.split import held_out
 from canet_mobile.evaluate.floors import count_training, markov_ranks, popularity_ranks
 from canet_mobile.evaluate.metrics import METRICS, Values, metric, standard_error
-from canet_mobile.evaluate.record import converged
 from canet_mobile.evaluate.references import REFERENCES
 from canet_mobile.evaluate.scoring import PROTOCOLS
 from canet_mobile.model.space import RoutingSpace
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.spending import full_mflops
+from canet_mobile.routing.budget import full_mflops
+from canet_mobile.run.config import TrainConfig
 
 SCHEMA_VERSION = 1
 FLOORS = {"popularity": "popularity", "markov": "first-order Markov"}

@@ -15,10 +15,10 @@ from typing import Any
 
 from canet_mobile.compare.presets import CLOSED
 from canet_mobile.errors import UsageError, unknown_name
-from canet_mobile.evaluate.costs import sasrec_paper_mflops
+from canet_mobile.model.costs import sasrec_paper_mflops
+from canet_mobile.run.config import TrainConfig, apply
+from canet_mobile.run.presets import variants
 from canet_mobile.ties import best
-from canet_mobile.train.config import TrainConfig, apply
-from canet_mobile.train.presets import variants
 
 SAME = "sasrec-same"  # its size is known only when CANet's runs are done
 PAPER = {

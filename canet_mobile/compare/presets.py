@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from canet_mobile.errors import UsageError, unknown_name
-from canet_mobile.train.config import TrainConfig, apply
-from canet_mobile.train.presets import build_config
+from canet_mobile.run.config import TrainConfig, apply
+from canet_mobile.run.presets import build_config
 
 # Blocks that start nearly closed, and Adam's usual memory: the start that learns faster in a few epochs.
 CLOSED: Mapping[str, Any] = {"residual": 0.1, "residual_power": 0.0, "beta2": 0.999}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from canet_mobile.evaluate.costs import routed_paper_mflops
 from canet_mobile.evaluate.verdict import mixture_name
+from canet_mobile.model.costs import routed_paper_mflops
 from canet_mobile.model.space import Route
 
 _SHOWN = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")

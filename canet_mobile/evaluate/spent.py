@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from canet_mobile.data.split import HeldOut
-from canet_mobile.evaluate import costs
 from canet_mobile.evaluate.metrics import Values
 from canet_mobile.evaluate.scoring import Ints, request_mflops
+from canet_mobile.model import costs
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Recommender
 

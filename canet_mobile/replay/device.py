@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
-from canet_mobile.replay.package import Package
+from canet_mobile.package.package import Package
 
 ROUTER = "router"
 DEVICES = ("host", "arm64", "android", "ios")

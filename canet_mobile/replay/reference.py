@@ -17,13 +17,13 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
+from canet_mobile.package.package import Package
 from canet_mobile.places import dataset_places, listed, run_places
-from canet_mobile.replay.package import Package
 
 if TYPE_CHECKING:
     from canet_export.job import Job
     from canet_mobile.data.dataset import Dataset
-    from canet_mobile.train.run import Run
+    from canet_mobile.run.directory import Run
 
 ROWS = 128  # histories per batch: their scores are [ROWS, V+1]
 
@@ -105,8 +105,8 @@ def exported_job(package: Package, canet: Canet) -> Job:
     Raises:
         CanetError: quantizing the checkpoint does not give the integers that the manifest speaks of.
     """
-    from canet_export.integers import quantize_model
     from canet_export.job import Job
+    from canet_mobile.model.integers import quantize_model
 
     manifest = package.manifest
     model = as_exported(canet, package)
@@ -161,7 +161,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
         CanetError: ``run_path`` is not a run, or holds another checkpoint.
     """
     from canet_mobile.places import find_run as search
-    from canet_mobile.train.run import find_run, load_canet
+    from canet_mobile.run.directory import find_run, load_canet
 
     expected = package.manifest["checkpoint"]["sha256"]
     if run_path is None:

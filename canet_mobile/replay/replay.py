@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from canet_mobile.data.lists import is_enough
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate.lists import is_enough
 from canet_mobile.evaluate.metrics import metric
 from canet_mobile.machine import describe_machine, peak_resident_bytes, resident_bytes
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import (
     ROUTER,
     Device,
@@ -24,7 +25,6 @@ from canet_mobile.replay.device import (
     run_router,
     warm_up,
 )
-from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import Lists, as_exported, overlap, ranks_in_lists, routed_lists
 from canet_mobile.replay.report import report_head
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from canet_mobile import __version__
 from canet_mobile.files import shown_path
-from canet_mobile.replay.package import Package
+from canet_mobile.package.package import Package
 
 
 def describe_package(package: Package) -> dict[str, Any]:

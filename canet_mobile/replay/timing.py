@@ -11,8 +11,8 @@ import numpy as np
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import UsageError
 from canet_mobile.machine import describe_machine
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, open_device, run_entry, run_router, warm_up
-from canet_mobile.replay.package import Package
 from canet_mobile.replay.report import report_head
 
 CALLS = 50  # of every entry, after its warm-up

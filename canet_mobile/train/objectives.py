@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from canet_mobile.data.neighbours import Neighbours, Opinion, newest
 from canet_mobile.model.canet import Canet
-from canet_mobile.model.recommender import Model
-from canet_mobile.model.router import sample_routes
-from canet_mobile.model.supernet import Supernet
-from canet_mobile.train.config import SASREC_RECIPES, TrainConfig
-from canet_mobile.train.losses import (
+from canet_mobile.model.losses import (
     Teacher,
     catalogue_loss,
     easy_users,
@@ -22,7 +19,10 @@ from canet_mobile.train.losses import (
     sandwich_loss,
     uniform_loss,
 )
-from canet_mobile.train.neighbours import Neighbours, Opinion, newest
+from canet_mobile.model.recommender import Model
+from canet_mobile.model.router import sample_routes
+from canet_mobile.model.supernet import Supernet
+from canet_mobile.run.config import SASREC_RECIPES, TrainConfig
 
 Parts = dict[str, Tensor]
 # Share of a batch's rows that train the largest and the smallest route in the recipe `rows`.

@@ -1,8 +1,8 @@
 """Polishing: after the epochs for all routes, some for the two that will serve, each with its own users.
 
 A supernet that trains 36 routes together has little time for each. Two of them serve: the ladder's
-(:mod:`canet_mobile.train.ladder`). They go on learning, the small route from the histories of users who will
-be served by it, the large one from those of the others, both from the targets and from what the largest route
+(:mod:`canet_mobile.routing.ladder`). They go on learning, the small route from the histories of users who
+will be served by it, the large one from those of the others, both from the targets and from what the largest route
 knew before. On some data that makes either better for its users, on most it does not (docs/training.md,
 "Polishing"). So validation users decide whether it is kept.
 """
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.neighbours import find_neighbours
 from canet_mobile.data.split import HeldOut, held_out
 from canet_mobile.evaluate.metrics import Values, ndcg
 from canet_mobile.evaluate.routing import is_better, is_worse, paired
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.losses import sandwich_loss
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import Supernet
-from canet_mobile.train.advice import divide_users
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.judging import doubts, judge
-from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, escalated, order_of
-from canet_mobile.train.losses import sandwich_loss
-from canet_mobile.train.neighbours import find_neighbours
+from canet_mobile.routing.advice import divide_users
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.candidates import doubts, judge
+from canet_mobile.routing.ladder import Ladder, choose_ladder, choose_share, escalated, order_of
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.reporter import Reporter
 from canet_mobile.train.objectives import Tutor, asks_neighbours, follow
-from canet_mobile.train.reporter import Reporter
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
-from canet_mobile.train.spending import spending_of
 
 SURE = 2.0  # standard errors that the choosing users must gain
 

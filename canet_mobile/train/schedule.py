@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import Windows, length_buckets, training_windows
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 MOVED = 1  # the stream of random numbers that places windows
 

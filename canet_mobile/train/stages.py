@@ -10,23 +10,23 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from canet_mobile.baselines.autodim import AutoDim, describe_choice, popularity_groups, search
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.popularity import training_counts
 from canet_mobile.data.split import HeldOut, Windows
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.compared.autodim import AutoDim, describe_choice, popularity_groups, search
 from canet_mobile.model.recommender import Model
-from canet_mobile.train.advice import advise, divide_users
-from canet_mobile.train.checkpoint import build_any
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.operating import set_points
-from canet_mobile.train.process import Interrupted, agreed
-from canet_mobile.train.reporter import Reporter
-from canet_mobile.train.routing import fit_router
-from canet_mobile.train.spending import spending_of
-from canet_mobile.train.state import LoopState, Store
-from canet_mobile.train.validate import budget_warning, validate_routed, warnings_of
+from canet_mobile.routing.advice import advise, divide_users
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.distil import fit_router
+from canet_mobile.routing.points import set_points
+from canet_mobile.routing.validate import budget_warning, validate_routed, warnings_of
+from canet_mobile.run.checkpoint import build_any
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.process import Interrupted, agreed
+from canet_mobile.run.reporter import Reporter
+from canet_mobile.run.state import LoopState, Store
 
 
 def untrained(config: TrainConfig, dataset: Dataset) -> Model:

@@ -13,25 +13,25 @@ from lightning_fabric import Fabric
 
 from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.neighbours import find_neighbours
 from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
 from canet_mobile.files import REPLACES, verify_files
 from canet_mobile.model.canet import Canet
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.validate import validate_routed, warnings_of
+from canet_mobile.run.automatic import settled
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import Run, find_run, finish_run, new_run, point_latest
+from canet_mobile.run.least import list_note, refuse_small
+from canet_mobile.run.process import Interrupted, agreed, launch, stop_signals
+from canet_mobile.run.reporter import Reporter, Silent
+from canet_mobile.run.state import LoopState, Store, Unread
 from canet_mobile.ties import exceeds
-from canet_mobile.train.automatic import settled
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.least import list_note, refuse_small
-from canet_mobile.train.neighbours import find_neighbours
 from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.polish import StopAsked, polish, polishes
-from canet_mobile.train.process import Interrupted, agreed, launch, stop_signals
-from canet_mobile.train.reporter import Reporter, Silent
-from canet_mobile.train.run import Run, find_run, finish_run, new_run, point_latest
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
-from canet_mobile.train.spending import spending_of
 from canet_mobile.train.stages import search_sizes, settle_routing, untrained
-from canet_mobile.train.state import LoopState, Store, Unread
-from canet_mobile.train.validate import validate_routed, warnings_of
 
 SAVE_SECONDS = 60.0
 READ_EVERY = 20  # steps

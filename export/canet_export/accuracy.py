@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from canet_export.checks import MIN_ROUTER_AGREEMENT
 from canet_export.graph import Seen
-from canet_export.integers import ROUTER_TABLE, TABLE, Bits, IntegerModel, dequantized, quantize_model
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import ROUTER_TABLE, TABLE, Bits, IntegerModel, dequantized, quantize_model
 from canet_mobile.model.points import POINTS
-from canet_mobile.replay.checks import MIN_ROUTER_AGREEMENT
 from canet_mobile.replay.reference import Lists, ranks_in_lists, routed_lists, routes_at
 
 TOP = 10

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from canet_export.graph import Seen
-from canet_export.integers import IntegerModel, dequantized, fold_residuals, halved
 from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import IntegerModel, dequantized, fold_residuals, halved
 from canet_mobile.model.space import Route
 
 Quantization = Literal["fp32", "fp16", "int8", "int4"]

@@ -17,8 +17,8 @@ from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job
 from canet_export.measured import Measured, unmeasured_points
 from canet_mobile import __version__
-from canet_mobile.evaluate.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json, write_text
+from canet_mobile.model.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
 from canet_mobile.replay.reference import route_scores, routes_at

@@ -11,13 +11,13 @@ import numpy as np
 
 from canet_export.accuracy import TOP, mean_ndcg
 from canet_export.job import Job
+from canet_mobile.data.lists import is_enough
 from canet_mobile.data.split import HeldOut
-from canet_mobile.evaluate.lists import is_enough
 from canet_mobile.evaluate.spent import Costs
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import open_device, run_entry, run_router
-from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import Lists, lists_at
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_export.accuracy import choose_integers, require_accuracy
+from canet_export.checks import MIN_ROUTER_AGREEMENT
 from canet_export.graph import Seen, restricted
 from canet_export.job import Job, Quantization
 from canet_export.manifest import (
@@ -23,20 +24,19 @@ from canet_export.manifest import (
     write_manifest,
 )
 from canet_export.measured import Measured, measure, with_package
+from canet_export.parity import parity, require
 from canet_export.targets import Target
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.lists import LIST_LENGTH, list_length
 from canet_mobile.data.split import HeldOut, held_out
 from canet_mobile.errors import ParityError, UsageError
-from canet_mobile.evaluate.costs import route_costs
-from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.costs import route_costs
 from canet_mobile.model.space import Route
-from canet_mobile.replay.archive import without_companions
-from canet_mobile.replay.checks import MIN_ROUTER_AGREEMENT
-from canet_mobile.replay.package import open_package
-from canet_mobile.replay.parity import parity, require
-from canet_mobile.train.run import Run
+from canet_mobile.package.archive import without_companions
+from canet_mobile.package.package import open_package
+from canet_mobile.run.directory import Run
 
 GOLDEN_USERS = 512
 DECISION_USERS = 4000  # validation users on which precision is chosen

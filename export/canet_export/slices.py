@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canet_export.integers import GROUP, Quantized, parameters
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import GROUP, Quantized, parameters
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Slice:
     """Where a leaf's weight stands in the full tensor: rows [:rows], columns [start:stop].
 
     Args:
-        name: the full tensor's name, as in :func:`canet_export.integers.parameters`.
+        name: the full tensor's name, as in :func:`canet_mobile.model.integers.parameters`.
         rows: number of leading rows.
         start: first column.
         stop: one past the last column.

@@ -13,7 +13,7 @@ from canet_export.job import ExportResult, Job, Progress, Quantization
 from canet_mobile.errors import CanetError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from canet_mobile.replay.compare import Check
+    from canet_mobile.package.lists import Check
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet
 from canet_mobile.model.points import POINT_INPUT
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
-from canet_mobile.replay.package import Package
 
 MAIN = "main"  # the function of a package that holds only one
 AGAIN = "export the package again"

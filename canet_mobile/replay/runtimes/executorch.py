@@ -14,8 +14,8 @@ import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet, quiet_stderr
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
-from canet_mobile.replay.package import Package
 
 # executorch/runtime/core/error.h
 ERRORS = {

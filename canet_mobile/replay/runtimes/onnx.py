@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
-from canet_mobile.replay.package import Package
 from canet_mobile.telemetry import onnxruntime
 
 FATAL = 4  # log level: errors come as exceptions

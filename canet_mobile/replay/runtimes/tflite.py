@@ -22,8 +22,8 @@ import numpy as np
 from canet_mobile.errors import CanetError, unknown_name
 from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.model.points import BALANCED, POINT_INPUT
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
-from canet_mobile.replay.package import Package
 
 INPUT = "seq"
 OUTPUTS = {True: ("route",), False: ("scores", "ids")}

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canet_export.integers import Quantized, parameters
 from canet_export.job import Job
 from canet_export.slices import Slice
+from canet_mobile.model.integers import Quantized, parameters
 
 Precision = Literal["fp16", "fp32"]
 FLOATS: dict[str, type[np.floating]] = {"fp16": np.float16, "fp32": np.float32}

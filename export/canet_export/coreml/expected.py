@@ -14,9 +14,9 @@ from torch import Tensor
 
 from canet_export.coreml.functions import CLASSIFIER, classifier_cuts, table_cuts
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import ROUTER_TABLE, TABLE, Quantized, parameters
 from canet_export.job import Job
 from canet_export.slices import Slice
+from canet_mobile.model.integers import ROUTER_TABLE, TABLE, Quantized, parameters
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import FFN, HEADS

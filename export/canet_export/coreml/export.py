@@ -21,10 +21,10 @@ from canet_export.coreml.mlpackage import files_of, write_mlpackage
 from canet_export.coreml.sizes import alone_bytes, measure, package_bytes
 from canet_export.coreml.toolkit import toolkit
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import GROUP
 from canet_export.job import ExportResult, Job, Progress
 from canet_mobile.errors import UsageError
 from canet_mobile.machine import quiet
+from canet_mobile.model.integers import GROUP
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import Route
 from canet_mobile.replay.mil.model import open_mlpackage

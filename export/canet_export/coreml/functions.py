@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from canet_export.coreml.builder import Body, Precision, Store, Var, zeros
-from canet_export.integers import ROUTER_TABLE, TABLE
 from canet_export.job import Job
 from canet_export.slices import Slice, panels
+from canet_mobile.model.integers import ROUTER_TABLE, TABLE
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.model.space import FFN, HEADS, Route

@@ -19,9 +19,9 @@ from canet_export.coreml.expected import Constant, Expectations
 from canet_export.coreml.export import IOS17, MAIN, MODEL_FILE
 from canet_export.coreml.sizes import blob_offsets, uses
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import Quantized
 from canet_export.job import Job
-from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.model.integers import Quantized
+from canet_mobile.package.lists import Check, Failure
 from canet_mobile.replay.mil.model import MilError, MilModel, open_mlpackage
 
 # Inputs that hold numbers of the model; the others are axes, shapes and modes.

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canet_export.integers import GROUP, INT8_MAX, IntegerModel, Quantized
 from canet_export.slices import Embedding, Leaf, Slice
+from canet_mobile.model.integers import GROUP, INT8_MAX, IntegerModel, Quantized
 
 INT4_MIN, INT4_MAX = -8, 7  # of the formats; our integers leave -8 out
 

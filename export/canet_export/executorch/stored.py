@@ -19,7 +19,7 @@ from canet_export.executorch.operators import as_stored
 from canet_export.executorch.parts import SUFFIX
 from canet_export.job import Job
 from canet_export.sizes import constants, tensor_bytes
-from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.package.lists import Check, Failure
 
 NOT_LEARNT = ("future", "mean")  # constants that the graphs make themselves; not every route uses them
 TABLES = "table."  # item tables stay outside the delegate, which has a store of its own

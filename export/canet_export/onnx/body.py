@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from canet_export.integers import GROUP
 from canet_export.onnx.blocks import cut_block, fixed_block, run_block
 from canet_export.onnx.fourbit import floats
 from canet_export.onnx.nodes import Graph
@@ -12,6 +11,7 @@ from canet_export.onnx.numbers import Matrix, Numbers
 from canet_export.onnx.prefixes import PADDED, Prefixes
 from canet_export.onnx.products import Operand, hold, multiply, zero_point
 from canet_export.slices import panels
+from canet_mobile.model.integers import GROUP
 from canet_mobile.model.layers import MASK_FUTURE, MASK_PAD
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canet_export.integers import GROUP
 from canet_export.onnx.nodes import Graph
+from canet_mobile.model.integers import GROUP
 
 ZERO = 8  # -7..7 is stored as 1..15
 FLOAT = 1  # TensorProto

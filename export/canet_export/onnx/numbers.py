@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canet_export.integers import GROUP, Quantized, is_quantized, parameters
 from canet_export.job import Job
 from canet_export.onnx.fourbit import half_scales, packed
 from canet_export.slices import panels
+from canet_mobile.model.integers import GROUP, Quantized, is_quantized, parameters
 from canet_mobile.model.space import FFN, HEADS
 
 Kind = Literal["float32", "float16", "uint8", "uint4"]

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from canet_export.integers import is_quantized, parameters
 from canet_export.job import Job
 from canet_export.onnx.export import MODEL_FILE, ORT_FILE, ORT_PRESETS
 from canet_export.onnx.model import build_graph
 from canet_export.onnx.ort_format import read_initializers
 from canet_mobile.errors import CanetError
-from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.model.integers import is_quantized, parameters
+from canet_mobile.package.lists import Check, Failure
 
 Array = NDArray[Any]
 LEARNT = ("supernet.", "router.")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from canet_export.graph import RouteGraph, RouterGraph, Seen, build_graphs
-from canet_export.integers import GROUP, TABLE
 from canet_export.job import Job
 from canet_export.slices import Embedding, Leaf, Linear, Slice, Weights
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import GROUP, TABLE
 from canet_mobile.model.space import Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 

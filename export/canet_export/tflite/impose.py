@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_export.integers import GROUP, Quantized, is_quantized
 from canet_export.job import Job
 from canet_export.slices import Leaf, Slice
 from canet_export.tflite.halves import Halves
 from canet_export.tflite.template import Template, buffer_bytes
 from canet_mobile.errors import CanetError
+from canet_mobile.model.integers import GROUP, Quantized, is_quantized
 
 
 @dataclass

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import GROUP, Quantized
 from canet_export.job import Job
 from canet_export.sizes import Sizes
 from canet_export.slices import Leaf, Slice
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.impose import is_half
+from canet_mobile.model.integers import GROUP, Quantized
 
 PARTS = {"table": "item_table", "classifier": "classifier"}
 

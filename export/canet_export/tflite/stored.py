@@ -15,13 +15,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from canet_export.graph import BlockGraph, Norm, RouteGraph, RouterGraph
-from canet_export.integers import Quantized
 from canet_export.job import Job
 from canet_export.slices import Leaf
 from canet_export.tflite.export import MODEL_FILE
 from canet_export.tflite.graphs import tflite_graphs
 from canet_export.tflite.reading import Constant, Operation, read_signatures
-from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.model.integers import Quantized
+from canet_mobile.package.lists import Check, Failure
 
 LOOKUPS = ("EMBEDDING_LOOKUP", "GATHER")
 # What only moves, joins or widens the rows that were looked up.

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from canet_export.graph import ROUTER_ENTRY
-from canet_export.integers import fold_residuals, parameters
 from canet_export.job import Job, Progress
 from canet_export.tflite.graphs import Body, Front, TfliteRoute, tflite_graphs
 from canet_export.tflite.joining import Part, joined
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.integers import fold_residuals, parameters
 from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.model.router import Router
 from canet_mobile.model.space import Route

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import INITIAL_STD, Catalogue, normalised
-from canet_mobile.evaluate.costs import skiprec_paper_macs, table_mflops
+from canet_mobile.model.compared.catalogue import INITIAL_STD, Catalogue, normalised
+from canet_mobile.model.costs import skiprec_paper_macs, table_mflops
 from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout, new_blocks
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 
 class SkipRec(nn.Module):

@@ -13,15 +13,15 @@ import torch
 from canet_mobile.errors import CanetError
 from canet_mobile.files import describe_files, write_text
 from canet_mobile.model.recommender import Model
-from canet_mobile.train.checkpoint import (
+from canet_mobile.run.checkpoint import (
     identity,
     load_trainer_state,
     load_weights,
     save_trainer_state,
     save_weights,
 )
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.run import METRICS, Run, save_run
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.directory import METRICS, Run, save_run
 
 
 @dataclass

@@ -13,9 +13,9 @@ from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import MANIFEST, read_json, sha256_file, verify_files
 from canet_mobile.model.points import BALANCED, POINTS, point_id
 from canet_mobile.model.space import Route, RoutingSpace
-from canet_mobile.replay.archive import extracted, without_companions
-from canet_mobile.replay.consistency import AGAIN, ITEM_MAP, check_item_map, check_points, check_shapes
-from canet_mobile.replay.golden import GOLDEN, GoldenRow, read_golden
+from canet_mobile.package.archive import extracted, without_companions
+from canet_mobile.package.consistency import AGAIN, ITEM_MAP, check_item_map, check_points, check_shapes
+from canet_mobile.package.golden import GOLDEN, GoldenRow, read_golden
 from canet_mobile.schema import validate
 
 # A file of one of these kinds that the manifest does not list could be loaded by mistake.

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
 from canet_mobile.files import read_json
+from canet_mobile.model.costs import paper_mflops, router_paper_mflops, sasrec_paper_mflops
+from canet_mobile.routing.candidates import candidates
+from canet_mobile.run.config import PAPER_COSTS, TrainConfig
 from canet_mobile.schema import validate
-from canet_mobile.train.config import PAPER_COSTS, TrainConfig
-from canet_mobile.train.judging import candidates
 
 Values = NDArray[np.float64]
 MAKE_ONE = "canet-mobile replay PACKAGE --costs-out FILE makes one"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.lists import LIST_LENGTH, list_length
 from canet_mobile.data.split import MIN_HISTORY
 from canet_mobile.errors import CanetError
-from canet_mobile.evaluate.lists import LIST_LENGTH, list_length
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 # A history gives its last item to the test and the one before it to the
 # validation; of what is left, the first has nothing before it to be learnt from.

@@ -14,7 +14,7 @@ from lightning_fabric.strategies import DDPStrategy
 
 from canet_mobile.accelerator import choose_device
 from canet_mobile.errors import EXIT_INTERRUPTED, CanetError
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 
 class Interrupted(CanetError):

@@ -40,9 +40,9 @@ from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model
 from canet_mobile.places import RUNS, dataset_places, find_dataset, listed
+from canet_mobile.run.checkpoint import build_any, identity, load_weights
+from canet_mobile.run.config import BASELINES, BEFORE, TrainConfig, apply
 from canet_mobile.schema import validate
-from canet_mobile.train.checkpoint import build_any, identity, load_weights
-from canet_mobile.train.config import BASELINES, BEFORE, TrainConfig, apply
 
 LATEST = "latest"
 METRICS = "metrics.jsonl"

@@ -14,10 +14,10 @@ from canet_mobile.accelerator import suited
 from canet_mobile.data.split import HeldOut
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.evaluate.scoring import query_batches, rank_in_scores, score_chunks
+from canet_mobile.model.losses import CHUNK_SCORES
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import PAD_CLASS_BIAS, Supernet
-from canet_mobile.train.losses import CHUNK_SCORES
-from canet_mobile.train.reporter import Reporter, Silent
+from canet_mobile.run.reporter import Reporter, Silent
 
 TOP = 10
 JUDGED_ROWS = 256

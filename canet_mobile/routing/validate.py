@@ -14,10 +14,10 @@ from canet_mobile.evaluate.scoring import rank_model, rank_targets, request_mflo
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED
 from canet_mobile.model.recommender import Model, Recommender
-from canet_mobile.train.config import PAPER_COSTS, TrainConfig
-from canet_mobile.train.judging import judge
-from canet_mobile.train.ladder import choose_ladder
-from canet_mobile.train.spending import average_mflops, spending_of
+from canet_mobile.routing.budget import average_mflops, spending_of
+from canet_mobile.routing.candidates import judge
+from canet_mobile.routing.ladder import choose_ladder
+from canet_mobile.run.config import PAPER_COSTS, TrainConfig
 
 COLLAPSED_SHARE = 0.8
 EASY_SHARE = (0.2, 0.6)

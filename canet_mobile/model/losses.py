@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canet_mobile.data.neighbours import Opinion
 from canet_mobile.model.recommender import Classifier
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.model.supernet import Supernet
-from canet_mobile.train.neighbours import Opinion
 
 # Scores of one chunk: 2M floats (8 MB) stay near the cache of a CPU; a GPU wants larger matrices.
 CHUNK_SCORES = {"cpu": 2 << 20, "cuda": 64 << 20}

@@ -13,9 +13,9 @@ from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
-from canet_mobile.replay.compare import Check, Failure, compare_lists
+from canet_mobile.package.lists import Check, Failure, compare_lists
+from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure, run_entry, run_router
-from canet_mobile.replay.package import Package
 from canet_mobile.replay.reference import overlap, ranks_in_lists, route_scores, routed_lists
 
 TOP = 10

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canet_mobile.baselines.autodim import AutoDim
-from canet_mobile.baselines.fpmc import FPMC
-from canet_mobile.baselines.gru4rec import GRU4Rec
-from canet_mobile.baselines.nextitnet import NextItNet
-from canet_mobile.baselines.skiprec import SkipRec
 from canet_mobile.errors import CanetError
 from canet_mobile.files import atomic_file
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.compared.autodim import AutoDim
+from canet_mobile.model.compared.fpmc import FPMC
+from canet_mobile.model.compared.gru4rec import GRU4Rec
+from canet_mobile.model.compared.nextitnet import NextItNet
+from canet_mobile.model.compared.skiprec import SkipRec
 from canet_mobile.model.recommender import Model, Recommender, parts_of
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
 from canet_mobile.model.supernet import Supernet, SupernetConfig
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 # (configuration, number of items, number of histories) -> an untrained method; keys are config.BASELINES.
 _METHODS: dict[str, Callable[[TrainConfig, int, int], Recommender]] = {

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.evaluate.costs import fpmc_paper_macs, table_mflops
+from canet_mobile.model.costs import fpmc_paper_macs, table_mflops
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 INITIAL_STD = 0.1  # BPR starts from the difference of two scores, which must not vanish
 

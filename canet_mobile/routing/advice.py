@@ -13,7 +13,7 @@ from canet_mobile.evaluate.metrics import Values, ndcg
 from canet_mobile.evaluate.routing import TOO_FEW, histogram, is_sure, paired, pays, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.model.canet import Canet
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 CHOOSING_USERS, OTHER_USERS = 10_000, 40_000
 AGAINST = ("against_random", "against_fixed")

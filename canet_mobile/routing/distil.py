@@ -1,9 +1,9 @@
 """The router of the sandwich and rows recipes: distilled from what the supernet itself knows of its routes.
 
 The router learns to predict, from a history, how unsure the ladder's smaller route is of what comes next
-(:mod:`canet_mobile.train.judging`). The label needs no held-out item, so there is one for every position of
-every history, and a router of width 32 learns it in seconds. Whether the unsure or the sure are escalated,
-validation has told (:mod:`canet_mobile.train.ladder`); how many is a threshold's matter.
+(:mod:`canet_mobile.routing.candidates`). The label needs no held-out item, so there is one for every position
+of every history, and a router of width 32 learns it in seconds. Whether the unsure or the sure are escalated,
+validation has told (:mod:`canet_mobile.routing.ladder`); how many is a threshold's matter.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from canet_mobile.evaluate.scoring import query_batches
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.supernet import Supernet
+from canet_mobile.routing.budget import Spending
+from canet_mobile.routing.candidates import Values, doubt, judge, seen_before
+from canet_mobile.routing.ladder import Ladder, choose_ladder, choose_share, order_of
+from canet_mobile.run.config import TrainConfig
+from canet_mobile.run.reporter import Reporter, Silent
 from canet_mobile.ties import at_most, best
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.judging import Values, doubt, judge, seen_before
-from canet_mobile.train.ladder import Ladder, choose_ladder, choose_share, order_of
-from canet_mobile.train.reporter import Reporter, Silent
-from canet_mobile.train.spending import Spending
 
 LABELLED_POSITIONS = 400_000
 FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4, 64, 3e-3, 20

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canet_mobile.model.layers import LAYER_NORM_EPS
+from canet_mobile.model.losses import catalogue_loss
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.train.losses import catalogue_loss
 
 INITIAL_STD = 0.02
 

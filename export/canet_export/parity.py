@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from canet_export.checks import LIMITS, Limits, check_golden, check_routes, check_users
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
 from canet_mobile.files import kind_of
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
-from canet_mobile.replay.checks import LIMITS, Limits, check_golden, check_routes, check_users
-from canet_mobile.replay.compare import Check, Failure
+from canet_mobile.package.lists import Check, Failure
+from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import RuntimeFailure, open_device
-from canet_mobile.replay.package import Package, open_package
 from canet_mobile.replay.reference import exported_job
 from canet_mobile.replay.report import report_head
 

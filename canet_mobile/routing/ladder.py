@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.evaluate.metrics import standard_error
+from canet_mobile.routing.candidates import Judged, Values
 from canet_mobile.ties import above, at_most, best, exceeds
-from canet_mobile.train.judging import Judged, Values
 
 # Shares of users on the larger route that are tried. With fewer than a quarter of them on either side there
 # is little to route: a fixed route serves as well.

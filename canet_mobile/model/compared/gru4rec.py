@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import Catalogue, normalised
-from canet_mobile.evaluate.costs import gru4rec_paper_macs, table_mflops
+from canet_mobile.model.compared.catalogue import Catalogue, normalised
+from canet_mobile.model.costs import gru4rec_paper_macs, table_mflops
 from canet_mobile.model.layers import dropout
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 LAYERS = 2
 WIDENING = 2  # hidden units for each channel of an item: 256 for 128

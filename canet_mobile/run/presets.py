@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from canet_mobile.errors import UsageError, nearest, unknown_name
-from canet_mobile.train.config import KEYS, MODELS, TrainConfig, apply
+from canet_mobile.run.config import KEYS, MODELS, TrainConfig, apply
 
 
 @cache
 def presets() -> dict[str, dict[str, Any]]:
     """Name -> changed keys, from the file that ships beside this module."""
-    return tomllib.loads((resources.files("canet_mobile.train") / "presets.toml").read_text("utf-8"))
+    return tomllib.loads((resources.files("canet_mobile.run") / "presets.toml").read_text("utf-8"))
 
 
 @cache
 def variants() -> dict[str, dict[str, Any]]:
     """Name -> pinned keys of the paper's variants, from the file that ships beside this module."""
-    return tomllib.loads((resources.files("canet_mobile.train") / "variants.toml").read_text("utf-8"))
+    return tomllib.loads((resources.files("canet_mobile.run") / "variants.toml").read_text("utf-8"))
 
 
 def build_config(

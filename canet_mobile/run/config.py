@@ -46,7 +46,7 @@ class TrainConfig:
         beta2: how much of its mean of squared gradients Adam keeps at each step; 0.98, as in the code of
             SASRec's authors, forgets twenty times sooner than Adam's usual 0.999, which the paper has.
         tied: ``true`` scores with the item table itself, ``false`` with a classifier of its own; ``auto``
-            lets the data set decide (:func:`canet_mobile.train.automatic.ties`).
+            lets the data set decide (:func:`canet_mobile.run.automatic.ties`).
         residual: the learnable residual weight λ of the first block at the start; 0 lets each block earn its
             influence, any other value also starts attention as a mean of the history.
         residual_power: λ of block n starts at residual / n^residual_power: 0 starts all blocks alike.
@@ -56,14 +56,14 @@ class TrainConfig:
             averaged, teaches (sandwich, averaged and taught); 0 keeps the weights themselves, and the
             largest route teaches.
         cooccurrence: share of what a teaching average says that comes from who stands near whom in training
-            histories instead (:mod:`canet_mobile.train.neighbours`; sandwich and taught); 0 for nothing.
+            histories instead (:mod:`canet_mobile.data.neighbours`; sandwich and taught); 0 for nothing.
         polish: epochs in which, after the others, only the two routes of the ladder learn, each from the
             users it will serve (:mod:`canet_mobile.train.polish`; sandwich and rows); 0 for none. What comes
             of them is kept where validation users gain.
         dropout, clip: dropout probability; bound of the gradient's norm.
         patience: stop after this many epochs without a better validation NDCG@10.
         seen: protocol of model choice: ``keep``, ``exclude`` (seen items are not recommended again), or
-            ``auto``, which lets the data set decide (:func:`canet_mobile.train.automatic.seen_protocol`).
+            ``auto``, which lets the data set decide (:func:`canet_mobile.run.automatic.seen_protocol`).
         validation_users: users read for model choice, evenly spaced; 0 takes all.
         router_table: ``own`` has its own item table, ``shared`` reads 32 channels of the supernet's.
         router_label: who gets the larger route first (sandwich and rows): ``entropy``, users of whom the

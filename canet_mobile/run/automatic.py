@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from canet_mobile.data.dataset import Dataset
+from canet_mobile.data.lists import list_length
 from canet_mobile.data.split import HeldOut, held_out, training_targets
-from canet_mobile.evaluate.lists import list_length
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 RARE_RETURNS = 0.01  # below this share of returning users, an app would not show an item twice
 RARE_AT_ONCE = 0.1  # share of the returns that are to the item just consumed

@@ -12,13 +12,13 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import INITIAL_STD, normalised
 from canet_mobile.data.split import Windows, length_buckets
-from canet_mobile.evaluate.costs import autodim_paper_macs, table_mflops
+from canet_mobile.model.compared.catalogue import INITIAL_STD, normalised
+from canet_mobile.model.costs import autodim_paper_macs, table_mflops
 from canet_mobile.model.layers import attention_bias, block_sliced, dropout, new_blocks
+from canet_mobile.model.losses import catalogue_loss
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.losses import catalogue_loss
+from canet_mobile.run.config import TrainConfig
 
 GROUPS = 10  # of items, by popularity: a tenth of the catalogue each
 ARCHITECTURE_EVERY = 5  # in the search, every fifth batch moves the size weights, the others the network

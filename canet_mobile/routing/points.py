@@ -17,11 +17,11 @@ from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.evaluate.scoring import rank_targets
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
+from canet_mobile.routing.budget import Spending, average_mflops
+from canet_mobile.routing.distil import router_logits
+from canet_mobile.routing.ladder import CLOSE
+from canet_mobile.run.config import TrainConfig
 from canet_mobile.ties import TOLERANCE, at_most, best, exceeds
-from canet_mobile.train.config import TrainConfig
-from canet_mobile.train.ladder import CLOSE
-from canet_mobile.train.routing import router_logits
-from canet_mobile.train.spending import Spending, average_mflops
 
 BISECTIONS = 60
 STEEP = 1e3  # a price beyond which nothing changes: logits differ by some units, costs by some hundredths

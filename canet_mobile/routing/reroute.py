@@ -14,14 +14,14 @@ from canet_mobile.data.split import held_out, training_windows
 from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import staged_directory
 from canet_mobile.model.canet import Canet
-from canet_mobile.train.checkpoint import build_model
-from canet_mobile.train.config import PAPER_COSTS, TrainConfig, apply
-from canet_mobile.train.process import launch
-from canet_mobile.train.reporter import Reporter, Silent
-from canet_mobile.train.run import METRICS, Run, find_run, load_canet, new_run, point_latest
-from canet_mobile.train.spending import spending_of
+from canet_mobile.routing.budget import spending_of
+from canet_mobile.run.checkpoint import build_model
+from canet_mobile.run.config import PAPER_COSTS, TrainConfig, apply
+from canet_mobile.run.directory import METRICS, Run, find_run, load_canet, new_run, point_latest
+from canet_mobile.run.process import launch
+from canet_mobile.run.reporter import Reporter, Silent
+from canet_mobile.run.state import LoopState, Store
 from canet_mobile.train.stages import settle_routing
-from canet_mobile.train.state import LoopState, Store
 
 ROUTER_KEYS = ("budget", "costs", "escalate", "router_label", "router_table", "validation_users", "seed")
 

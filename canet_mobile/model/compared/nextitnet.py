@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from canet_mobile.baselines.catalogue import Catalogue, normalised
-from canet_mobile.evaluate.costs import nextitnet_paper_macs, table_mflops
+from canet_mobile.model.compared.catalogue import Catalogue, normalised
+from canet_mobile.model.costs import nextitnet_paper_macs, table_mflops
 from canet_mobile.model.layers import LAYER_NORM_EPS, dropout
-from canet_mobile.train.config import TrainConfig
+from canet_mobile.run.config import TrainConfig
 
 DILATIONS = (1, 4)  # of the two residual units in each of the paper's blocks
 KERNEL = 3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from canet_mobile.data.dataset import Dataset
 
 if TYPE_CHECKING:
-    from canet_mobile.train.run import Run
+    from canet_mobile.run.directory import Run
 
 
 DERIVED = ("verdict",)  # of an evaluation: follows from the rest of it

@@ -1,0 +1,1 @@
+"""What a package is: manifest, archive, verification, golden rows."""
