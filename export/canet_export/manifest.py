@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -47,7 +47,7 @@ def write_items(path: Path, dataset: Dataset) -> None:
     table = dataset.item_table().sort("index").select("index", "item_id", "title")
     returns = table.select(pl.any_horizontal(pl.col("item_id", "title").str.contains("\r").any())).item()
     with path.open("w", encoding="utf-8", newline="") as file:
-        quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
         writer = csv.writer(file, lineterminator="\n", quoting=quoting)
         writer.writerow(table.columns)
         writer.writerows(table.iter_rows())
