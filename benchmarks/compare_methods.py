@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from canet_mobile.accelerator import choose_device, move
+from canet_mobile.accelerator import choose_device
 from canet_mobile.cli.progress import TrainReporter
 from canet_mobile.compare.methods import is_plain_sasrec, method_config, select
 from canet_mobile.compare.record import make_record
@@ -26,6 +26,7 @@ from canet_mobile.data.importer import ImportOptions, import_log
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.evaluation import evaluate_model
 from canet_mobile.files import MANIFEST, write_json
+from canet_mobile.model.recommender import move
 from canet_mobile.routing.reroute import reroute
 from canet_mobile.run.config import TrainConfig, apply
 from canet_mobile.run.directory import Run, find_run, load_model

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from compare_methods import RESULTS, add_folders, dataset
 
-from canet_mobile.accelerator import choose_device, move
+from canet_mobile.accelerator import choose_device
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.split import held_out
@@ -35,6 +35,7 @@ from canet_mobile.evaluate.routing import histogram, paired, random_routing
 from canet_mobile.evaluate.scoring import rank_targets, route_users
 from canet_mobile.evaluate.spent import Costs
 from canet_mobile.files import MANIFEST, write_json
+from canet_mobile.model.recommender import move
 from canet_mobile.routing.reroute import reroute
 from canet_mobile.run.directory import find_run, load_canet
 

@@ -7,7 +7,6 @@ import os
 import torch
 
 from canet_mobile.errors import CanetError
-from canet_mobile.model.recommender import Model, parts_of
 
 # A GPU waits for kernels to be launched: it wants this many times what suits a CPU's cache.
 GPU_TIMES = 16
@@ -38,13 +37,6 @@ def choose_device(accelerator: str = "auto", *, tf32: bool = False) -> torch.dev
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return torch.device("cuda")
-
-
-def move(model: Model, device: torch.device) -> Model:
-    """Move a model's weights, in place; returns it."""
-    for part in parts_of(model).values():
-        part.to(device)
-    return model
 
 
 def suited(amount: int, device: torch.device) -> int:

@@ -7,11 +7,11 @@ import torch
 from conftest import random_canet
 from training_toys import small
 
-from canet_mobile.accelerator import GPU_TIMES, choose_device, move, suited
+from canet_mobile.accelerator import GPU_TIMES, choose_device, suited
 from canet_mobile.cli.main import run as cli
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.errors import CanetError
-from canet_mobile.model.recommender import parts_of
+from canet_mobile.model.recommender import move, parts_of
 from canet_mobile.run.process import launch
 from canet_mobile.train.trainer import train
 

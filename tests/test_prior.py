@@ -14,7 +14,7 @@ from canet_mobile.model.recommender import Model
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
 from canet_mobile.run.config import BASELINES
 from canet_mobile.run.directory import load_model
-from canet_mobile.train.stages import untrained
+from canet_mobile.train.start import untrained
 from canet_mobile.train.trainer import train
 
 ITEMS = 12

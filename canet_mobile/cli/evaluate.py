@@ -60,10 +60,11 @@ def evaluate(
       canet-mobile evaluate runs/first --routes routed --limit 2000
       canet-mobile evaluate runs/first --split validation --json --out validation.json
     """
-    from canet_mobile.accelerator import choose_device, move
+    from canet_mobile.accelerator import choose_device
     from canet_mobile.evaluate.evaluation import evaluate_model, save_evaluation
     from canet_mobile.evaluate.report import evaluation_text
     from canet_mobile.files import refuse_file, write_json
+    from canet_mobile.model.recommender import move
     from canet_mobile.run.directory import find_run, load_model, open_dataset
 
     refuse_file(out, kind="evaluation")

@@ -28,13 +28,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from canet_mobile.accelerator import choose_device, move
+from canet_mobile.accelerator import choose_device
 from canet_mobile.compare.code import code_hash
 from canet_mobile.compare.judge import is_complete, judge
 from canet_mobile.compare.record import make_record
 from canet_mobile.data.dataset import Dataset, load_dataset
 from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CanetError
 from canet_mobile.files import MANIFEST, atomic_file, read_json, write_json, write_text
+from canet_mobile.model.recommender import move
 from canet_mobile.routing.budget import what_costs
 from canet_mobile.routing.reroute import ROUTER_KEYS, reroute
 from canet_mobile.run.config import PAPER_COSTS, TrainConfig

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from collections.abc import Iterator
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,10 +29,12 @@ class Recommender(Protocol):
     """A compared method: an ``nn.Module`` that reads histories and scores items.
 
     ``seq`` is left-padded item ids [B, T], T <= length, and ``users`` the histories' numbers [B] int64, which
-    only a method with factors of its own for every user looks at.
+    only a method with factors of its own for every user looks at. ``rule`` says in words how a method decides
+    for each request what it computes; None where all cost the same.
     """
 
     name: str
+    rule: str | None
     items: int
     length: int
 
@@ -54,6 +58,23 @@ class Recommender(Protocol):
         """Switch to inference."""
 
 
+@runtime_checkable
+class SearchesSizes(Protocol):
+    """A compared method that searches its sizes before it is trained; an untrained one then takes them."""
+
+    def prepare_search(self, counts: NDArray[np.int64]) -> None:
+        """Look at the training interactions of every item, [V+1]."""
+
+    def search(self, config: Any, windows: Any, fabric: Any) -> Iterator[tuple[int, int, int, float]]:
+        """Search; yields (epoch, step, steps, loss) after every step."""
+
+    def found(self) -> dict[str, Any]:
+        """What was found, for the run's manifest; ``items`` counts the items of each size."""
+
+    def take(self, searched: Any) -> None:
+        """Have the sizes that another one found."""
+
+
 Model = Canet | Recommender
 
 
@@ -63,3 +84,10 @@ def parts_of(model: Model) -> dict[str, nn.Module]:
         both: dict[str, nn.Module | None] = {"supernet": model.supernet, "router": model.router}
         return {name: module for name, module in both.items() if module is not None}
     return {"model": cast(nn.Module, model)}
+
+
+def move(model: Model, device: torch.device) -> Model:
+    """Move a model's weights, in place; returns it."""
+    for part in parts_of(model).values():
+        part.to(device)
+    return model

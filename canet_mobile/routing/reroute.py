@@ -15,13 +15,13 @@ from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import staged_directory
 from canet_mobile.model.canet import Canet
 from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.fit import settle_routing
 from canet_mobile.run.checkpoint import build_model
 from canet_mobile.run.config import PAPER_COSTS, TrainConfig, apply
 from canet_mobile.run.directory import METRICS, Run, find_run, load_canet, new_run, point_latest
 from canet_mobile.run.process import launch
 from canet_mobile.run.reporter import Reporter, Silent
 from canet_mobile.run.state import LoopState, Store
-from canet_mobile.train.stages import settle_routing
 
 ROUTER_KEYS = ("budget", "costs", "escalate", "router_label", "router_table", "validation_users", "seed")
 

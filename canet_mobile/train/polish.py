@@ -2,8 +2,8 @@
 
 A supernet that trains 36 routes together has little time for each. Two of them serve: the ladder's
 (:mod:`canet_mobile.routing.ladder`). They go on learning, the small route from the histories of users who
-will be served by it, the large one from those of the others, both from the targets and from what the largest route
-knew before. On some data that makes either better for its users, on most it does not (docs/training.md,
+will be served by it, the large one from those of the others, both from the targets and from what the largest
+route knew before. On some data that makes either better for its users, on most it does not (docs/training.md,
 "Polishing"). So validation users decide whether it is kept.
 """
 

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from canet_mobile.accelerator import move
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.neighbours import find_neighbours
 from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
 from canet_mobile.errors import CanetError
 from canet_mobile.files import REPLACES, verify_files
 from canet_mobile.model.canet import Canet
+from canet_mobile.model.recommender import SearchesSizes, move
 from canet_mobile.routing.budget import spending_of
+from canet_mobile.routing.fit import settle_routing
 from canet_mobile.routing.validate import validate_routed, warnings_of
 from canet_mobile.run.automatic import settled
 from canet_mobile.run.config import TrainConfig
@@ -31,7 +32,7 @@ from canet_mobile.ties import exceeds
 from canet_mobile.train.objectives import Objective, asks_neighbours
 from canet_mobile.train.polish import StopAsked, polish, polishes
 from canet_mobile.train.schedule import epoch_batches, epoch_windows, learning_rate
-from canet_mobile.train.stages import search_sizes, settle_routing, untrained
+from canet_mobile.train.start import search_sizes, untrained
 
 SAVE_SECONDS = 60.0
 READ_EVERY = 20  # steps
@@ -124,7 +125,7 @@ def _fit(fabric: Fabric, run: Run, dataset: Dataset, reporter: Reporter) -> Run:
         if "trainer" in run.manifest["checkpoints"]:
             store.load("last")
             state, optimizer_state = store.load_trainer(fabric.world_size)
-        elif config.model == "autodim":
+        elif isinstance(store.model, SearchesSizes):
             store.model = search_sizes(fabric, store, state, config, dataset, windows, reporter, flag)
         move(store.model, fabric.device)
         neighbours = find_neighbours(dataset).to(fabric.device) if asks_neighbours(config) else None

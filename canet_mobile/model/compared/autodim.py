@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from canet_mobile.data.split import Windows, length_buckets
 from canet_mobile.model.compared.catalogue import INITIAL_STD, normalised
+from canet_mobile.model.compared.sizes import SearchSettings, Sizes
 from canet_mobile.model.costs import autodim_paper_macs, table_mflops
 from canet_mobile.model.layers import attention_bias, block_sliced, dropout, new_blocks
 from canet_mobile.model.losses import catalogue_loss
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.run.config import TrainConfig
 
 GROUPS = 10  # of items, by popularity: a tenth of the catalogue each
 ARCHITECTURE_EVERY = 5  # in the search, every fifth batch moves the size weights, the others the network
@@ -41,8 +41,9 @@ class AutoDim(nn.Module):
     """
 
     name = "autodim"
+    rule: str | None = None
 
-    def __init__(self, config: TrainConfig, items: int, users: int) -> None:
+    def __init__(self, config: Sizes, items: int, users: int) -> None:
         super().__init__()
         self.items, self.length, self.dropout, self.tied = (
             items,
@@ -124,6 +125,30 @@ class AutoDim(nn.Module):
         )
         return np.full(len(seq), table_mflops(macs))
 
+    def prepare_search(self, counts: NDArray[np.int64]) -> None:
+        """Put items into groups by their training interactions [V+1]."""
+        self.group.copy_(popularity_groups(counts))
+
+    def search(
+        self, config: SearchSettings, windows: Windows, fabric: Fabric
+    ) -> Iterator[tuple[int, int, int, float]]:
+        """See :func:`search`."""
+        return search(self, config, windows, fabric)
+
+    def found(self) -> dict[str, Any]:
+        """What the search found: size of each popularity group, and how many items have each size."""
+        sizes = [self.sizes[index] for index in self.choice.tolist()]
+        items = np.bincount(self.choice[self.group[1:]].cpu().numpy(), minlength=len(self.sizes))
+        return {
+            "groups": sizes,
+            "items": {str(size): int(count) for size, count in zip(self.sizes, items, strict=True)},
+        }
+
+    def take(self, searched: AutoDim) -> None:
+        """Have the sizes that another one found."""
+        self.group.copy_(searched.group)
+        self.choice.copy_(searched.choice)
+
 
 def popularity_groups(counts: NDArray[np.int64]) -> Tensor:
     """The group of every item, [V+1] int64: tenths of the catalogue, the most popular first.
@@ -138,7 +163,7 @@ def popularity_groups(counts: NDArray[np.int64]) -> Tensor:
 
 
 def search(
-    model: AutoDim, config: TrainConfig, windows: Windows, fabric: Fabric
+    model: AutoDim, config: SearchSettings, windows: Windows, fabric: Fabric
 ) -> Iterator[tuple[int, int, int, float]]:
     """Learn the size of every group; yields (epoch, step, steps, loss) after every step.
 
@@ -178,13 +203,3 @@ def search(
             done += 1
             yield epoch, number + 1, len(batches), float(loss.detach())
     model.choice.copy_(weights.detach().argmax(1))
-
-
-def describe_choice(model: AutoDim) -> dict[str, Any]:
-    """What the search found: size of each popularity group, and how many items have each size."""
-    sizes = [model.sizes[index] for index in model.choice.tolist()]
-    items = np.bincount(model.choice[model.group[1:]].cpu().numpy(), minlength=len(model.sizes))
-    return {
-        "groups": sizes,
-        "items": {str(size): int(count) for size, count in zip(model.sizes, items, strict=True)},
-    }

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from canet_mobile.model.compared.sizes import Sizes
 from canet_mobile.model.costs import fpmc_paper_macs, table_mflops
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
-from canet_mobile.run.config import TrainConfig
 
 INITIAL_STD = 0.1  # BPR starts from the difference of two scores, which must not vanish
 
@@ -25,8 +25,9 @@ class FPMC(nn.Module):
     """
 
     name = "fpmc"
+    rule: str | None = None
 
-    def __init__(self, config: TrainConfig, items: int, users: int) -> None:
+    def __init__(self, config: Sizes, items: int, users: int) -> None:
         super().__init__()
         self.items, self.length, self.width = items, config.length, config.embedding[-1]
         self.user_table = nn.Parameter(torch.randn(users, self.width) * INITIAL_STD)

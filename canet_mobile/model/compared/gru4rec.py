@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from canet_mobile.model.compared.catalogue import Catalogue, normalised
+from canet_mobile.model.compared.sizes import Sizes
 from canet_mobile.model.costs import gru4rec_paper_macs, table_mflops
 from canet_mobile.model.layers import dropout
-from canet_mobile.run.config import TrainConfig
 
 LAYERS = 2
 WIDENING = 2  # hidden units for each channel of an item: 256 for 128
@@ -25,8 +25,9 @@ class GRU4Rec(nn.Module):
     """
 
     name = "gru4rec"
+    rule: str | None = None
 
-    def __init__(self, config: TrainConfig, items: int, users: int) -> None:
+    def __init__(self, config: Sizes, items: int, users: int) -> None:
         super().__init__()
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width = config.embedding[-1]

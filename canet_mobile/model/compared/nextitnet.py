@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from canet_mobile.model.compared.catalogue import Catalogue, normalised
+from canet_mobile.model.compared.sizes import Sizes
 from canet_mobile.model.costs import nextitnet_paper_macs, table_mflops
 from canet_mobile.model.layers import LAYER_NORM_EPS, dropout
-from canet_mobile.run.config import TrainConfig
 
 DILATIONS = (1, 4)  # of the two residual units in each of the paper's blocks
 KERNEL = 3
@@ -62,8 +62,9 @@ class NextItNet(nn.Module):
     """
 
     name = "nextitnet"
+    rule: str | None = None
 
-    def __init__(self, config: TrainConfig, items: int, users: int) -> None:
+    def __init__(self, config: Sizes, items: int, users: int) -> None:
         super().__init__()
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width, self.blocks = config.hidden[-1], config.depth[-1]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from canet_mobile.model.compared.catalogue import INITIAL_STD, Catalogue, normalised
+from canet_mobile.model.compared.sizes import Sizes
 from canet_mobile.model.costs import skiprec_paper_macs, table_mflops
 from canet_mobile.model.layers import Block, attention_bias, block_sliced, dropout, new_blocks
 from canet_mobile.model.router import ROUTER_WIDTH, Router, RouterConfig
-from canet_mobile.run.config import TrainConfig
 
 
 class SkipRec(nn.Module):
@@ -26,8 +26,9 @@ class SkipRec(nn.Module):
     """
 
     name = "skiprec"
+    rule: str | None = "SkipRec's policy network, a decision per layer"
 
-    def __init__(self, config: TrainConfig, items: int, users: int) -> None:
+    def __init__(self, config: Sizes, items: int, users: int) -> None:
         super().__init__()
         self.items, self.length, self.dropout = items, config.length, config.dropout
         self.width, self.depth = config.hidden[-1], config.depth[-1]
