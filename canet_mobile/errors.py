@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 EXIT_OK = 0
@@ -42,6 +43,11 @@ class ParityError(CanetError):
     """A package does not compute what its manifest promises."""
 
     exit_code = EXIT_PARITY
+
+
+def typed(path: object) -> str:
+    """A path as it is typed in a shell, for a command in a fix."""
+    return shlex.quote(str(path))
 
 
 def nearest(value: str, known: Iterable[str]) -> str | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -266,3 +269,22 @@ def in_unit(seconds: int, unit: str) -> str:
         return str(seconds * factor[unit])
     iso = str(np.datetime64(seconds, "s"))
     return iso if unit == "ISO" else re.sub("[^0-9]", "", iso)
+
+
+def test_what_to_type_next_can_be_typed(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(table(GROUND))
+    arguments = [
+        "data",
+        "import",
+        "log.csv",
+        "--out",
+        "shop [v2]",
+        "--min-item-count",
+        "1",
+        "--min-history",
+        "3",
+    ]
+    command = [sys.executable, "-m", "canet_mobile", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, encoding="utf-8")
+    said = next(line for line in done.stderr.splitlines() if line.startswith("next: "))
+    assert shlex.split(said)[-1] == "shop [v2]"

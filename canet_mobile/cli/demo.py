@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def demo(out: Path, settings: tuple[str, ...], force: bool) -> None:
                 click.echo(f"  kept: {step.result}")
                 continue
             arguments = ["train", "--resume", str(step.result)]
-        click.echo(f"$ canet-mobile {' '.join(arguments)}")
+        click.echo(f"$ canet-mobile {shlex.join(arguments)}")
         code = call(arguments)
         if code != os.EX_OK:
             raise CanetError(

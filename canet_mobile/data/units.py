@@ -66,15 +66,15 @@ def to_microseconds(values: Floats | Ints, *, numbers: bool) -> tuple[Ints, Time
     digits = calendar_digits(values[:1000])
     if digits is not None:
         return _from_digits(values, digits), digits
-    size = np.abs(values)
-    if float(size.max()) < EARLIEST / SECOND:
+    low, high = float(values.min()), float(values.max())
+    if max(abs(low), abs(high)) < EARLIEST / SECOND:
         negative = np.flatnonzero(values < 0)
         if len(negative):
             raise WrongTime(
                 int(negative[0]), f"holds {_shown(values[negative[0]])}, which is before the count began"
             )
         return np.round(values * 1e6).astype(np.int64), "s"
-    unit = _most(size)
+    unit = unit_of(abs(high)) if unit_of(abs(low)) == unit_of(abs(high)) else _most(np.abs(values))
     per = PER_UNIT[unit]
     if values.dtype.kind == "i":
         whole = values.astype(np.int64)
@@ -103,6 +103,9 @@ def _most(size: Floats | Ints) -> TimeUnit:
 
 def _refuse_impossible(stamps: Ints, values: Floats | Ints, unit: str) -> None:
     """One unit for a column, and no span that no log has."""
+    low, high = int(stamps.min()), int(stamps.max())
+    if low >= EARLIEST and high < LATEST and (high - low) / _YEAR <= LONGEST_YEARS:
+        return
     wrong = np.flatnonzero((stamps < EARLIEST) | (stamps >= LATEST))
     if len(wrong) == len(stamps):
         raise WrongTime(
@@ -115,15 +118,12 @@ def _refuse_impossible(stamps: Ints, values: Floats | Ints, unit: str) -> None:
             f"holds {_shown(values[row], unit)} {_odd(float(values[row]), unit)}, and the others are times "
             f"of {_years(inside)} in {_words(unit)} ({counted(len(wrong), 'such row')})",
         )
-    span = (int(stamps.max()) - int(stamps.min())) / _YEAR
-    if span > LONGEST_YEARS:
-        middle = float(np.median(stamps))
-        row = int(np.abs(stamps - middle).argmax())
-        raise WrongTime(
-            row,
-            f"holds {_shown(values[row], unit)}, a time of {_year(stamps[row])}, and times {span:.0f} years "
-            "apart are no log of taps or purchases: a stand-in for no time?",
-        )
+    row = int(np.abs(stamps - float(np.median(stamps))).argmax())
+    raise WrongTime(
+        row,
+        f"holds {_shown(values[row], unit)}, a time of {_year(stamps[row])}, and times "
+        f"{(high - low) / _YEAR:.0f} years apart are no log of taps or purchases: a stand-in for no time?",
+    )
 
 
 def _odd(value: float, unit: str) -> str:

@@ -29,7 +29,7 @@ from canet_export.targets import Target
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.lists import LIST_LENGTH, list_length
 from canet_mobile.data.split import HeldOut, held_out
-from canet_mobile.errors import ParityError, UsageError
+from canet_mobile.errors import ParityError, UsageError, typed
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.costs import route_costs
@@ -234,7 +234,7 @@ def routes_in_use(run: Run, canet: Canet) -> tuple[Route, ...]:
             + (": it is a plain SASRec, whose one route is exported anyway" if plain else ""),
             where=run.directory,
             fix="--routes all"
-            + ("" if plain else f", or canet-mobile route {run.directory}, which sets them"),
+            + ("" if plain else f", or canet-mobile route {typed(run.directory)}, which sets them"),
         )
     kept = {entry for point in points for entry, share in point["routes"].items() if share >= LEAST_SHARE}
     return tuple(route for route in canet.space if route.entry in kept)
