@@ -213,7 +213,21 @@ def test_a_user_on_two_lines_of_histories_is_joined_and_said(tmp_path: Path) -> 
     assert any("1 line of a user and no item" in note for note in notes)
 
 
+def test_a_table_is_told_by_the_whole_file_where_its_head_names_every_user_once(tmp_path: Path) -> None:
+    text = "".join(f"u{(n * 7) % 300} {n % 11} 3\n" for n in range(1200))
+    found, chosen, _ = read(tmp_path, "ratings.txt", text)
+    assert (
+        chosen["user"] == "column_1" and len(found) == 300 and all(len(mine) == 4 for mine in found.values())
+    )
+
+
 REFUSED = {
+    "a table with a short line": (
+        "log.txt",
+        lines(lambda u, i, t: f"{u} {i} 3 {1_600_000_000 + t}") + f"1 2 {1_600_000_000}\n",
+        {},
+        ["20 of 21 lines hold 4 words", "--separator blank"],
+    ),
     "table or histories": (
         "log.txt",
         lines(lambda u, i, t: f"{u} {i} 1 2 {1_600_000_000 + t}"),

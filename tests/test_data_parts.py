@@ -109,3 +109,24 @@ def test_a_folder_with_a_pattern_for_a_name(tmp_path: Path) -> None:
     found = histories(import_log(tmp_path / "log[1]", tmp_path / "out", OPTIONS))
     assert sorted(found) == ["a", "b"]
     shutil.rmtree(tmp_path / "log[1]")
+
+
+def test_a_linked_partition_is_read(tmp_path: Path) -> None:
+    for user in ("a", "b"):
+        part(tmp_path / "log" / f"user_id={user}" / "part", None)
+    part(tmp_path / "elsewhere" / "part", None)
+    (tmp_path / "log" / "user_id=c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "log" / "user_id=a" / "_loop").symlink_to(tmp_path / "log")
+    assert sorted(histories(import_log(tmp_path / "log", tmp_path / "out", OPTIONS))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [("_delta_log/0.json", "Delta Lake"), (".hoodie/x", "Hudi"), ("metadata/v1.metadata.json", "Iceberg")],
+)
+def test_a_table_with_a_history_is_refused(tmp_path: Path, mark: str, name: str) -> None:
+    part(tmp_path / "log" / "part.parquet", "a")
+    (tmp_path / "log" / mark).parent.mkdir()
+    (tmp_path / "log" / mark).touch()
+    with pytest.raises(CanetError, match=f"{name} table"):
+        import_log(tmp_path / "log", tmp_path / "out", OPTIONS)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+import polars as pl
+
 from canet_mobile.data import parts
 from canet_mobile.data.names import headed, number_like, time_like
 from canet_mobile.data.source import FORMATS, Format, Source, announced_separator, read_head
@@ -21,6 +23,7 @@ _BINARY = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 _SPELLED = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 _SEPARATORS = ("\t", "::", ",", ";", "|")
+_NEARLY_ALL = 0.9  # of the lines, with as many words: a table with faults rather than histories
 _PASS_FORMAT = f"pass --format with one of: {', '.join(FORMATS)}; or --separator"
 
 
@@ -94,7 +97,7 @@ def _open_text(path: Path, plain: Path, format: Format | None, header: bool, sep
         raise CanetError("holds a header and no rows", where=path, fix="check the export that made it")
     if format is None and separator is None:
         _refuse_json(head[0], path)
-    found, guess, named = _detect(head, path, separator) if format is None else (format, None, True)
+    found, guess, named = _detect(head, plain, path, separator) if format is None else (format, None, True)
     chosen = separator or guess or _separator_of(found, head[0])
     if found == "sequences":
         return Source(path, (path,), plain, found, False, " ", skip)
@@ -104,7 +107,9 @@ def _open_text(path: Path, plain: Path, format: Format | None, header: bool, sep
     return Source(path, (path,), plain, found, header, chosen, skip, _quoting(chosen, head))
 
 
-def _detect(head: list[str], path: Path, separator: str | None) -> tuple[Format, str | None, bool]:
+def _detect(
+    head: list[str], plain: Path, path: Path, separator: str | None
+) -> tuple[Format, str | None, bool]:
     """Format, separator when it is not the format's own, and whether the first line can be a header.
 
     Raises:
@@ -131,18 +136,18 @@ def _detect(head: list[str], path: Path, separator: str | None) -> tuple[Format,
         if len(widths) == 1 and widths != {0} and not (mark == "\t" and len(head) == 1):
             return ("tsv" if mark == "\t" else "csv"), mark, True
     if not any(mark in first for mark in (",", ";", "::")) and len(first.split()) > 1:
-        return _blank_separated(head, path)
+        return _blank_separated(head, plain, path)
     for mark in _SEPARATORS[1:]:
         if mark in first:  # rows that differ in width are named when they are read
             return "csv", mark, True
     raise CanetError(f"no known format; the first line is {first[:80]!r}", where=path, fix=_PASS_FORMAT)
 
 
-def _blank_separated(head: list[str], path: Path) -> tuple[Format, str | None, bool]:
+def _blank_separated(head: list[str], plain: Path, path: Path) -> tuple[Format, str | None, bool]:
     """Whether lines of blank-separated words are a table or one history each.
 
-    A table has as many words on every line and names users more than once, or ends in a time, or begins with
-    a line of known names. What could be either is refused.
+    A table begins with a line of known names; or it has as many words on every line of the file, and names
+    users more than once or ends in a time. What could be either is refused.
 
     Raises:
         CanetError: it could be either.
@@ -150,24 +155,36 @@ def _blank_separated(head: list[str], path: Path) -> tuple[Format, str | None, b
     words = [line.split() for line in head]
     if headed(words[0]):
         return "csv", " ", True
-    width = len(words[0])
-    if any(len(line) != width for line in words):
-        return "sequences", None, False
-    users = [line[0] for line in words]
-    repeated = len(set(users)) < len(users)
+    lines, widths, users = _shape(plain)
+    width, most = max(widths.items(), key=lambda pair: pair[1])
+    repeated = users < lines
     timed = width > 2 and all(time_like(line[-1]) for line in words)
     counted = width > 2 and all(number_like(line[-1], least=1e7) for line in words)
-    if width == 2 or (width == 3 and repeated) or (width in (3, 4) and (timed or (counted and repeated))):
-        return "csv", " ", False
-    if not repeated and not timed and not counted:
+    if most == lines:
+        if width == 2 or (width == 3 and repeated) or (width in (3, 4) and (timed or (counted and repeated))):
+            return "csv", " ", False
+        if not repeated and not timed and not counted:
+            return "sequences", None, False
+    elif not repeated or most < _NEARLY_ALL * lines:
         return "sequences", None, False
     signs = "the last one looks like a time" if timed or counted else "some stand first on more than one"
+    every = "every line holds" if most == lines else f"{most:,} of {lines:,} lines hold"
     raise CanetError(
-        f"every line holds {width} words, and {signs}: is it a table, or one history a line?",
+        f"{every} {width} words, and {signs}: is it a table, or one history a line?",
         where=path,
         fix="pass --separator blank --no-header --user column_1 --item column_2 (and --time), "
         "or --format sequences",
     )
+
+
+def _shape(plain: Path) -> tuple[int, dict[int, int], int]:
+    """Lines that are not blank, how many of them hold how many words, and how many first words there are."""
+    line = pl.col("line").str.strip_chars("\ufeff").str.strip_chars().str.replace_all(r"\s+", " ")
+    words = pl.scan_lines(plain, glob=False).select(line.alias("line")).filter(pl.col("line") != "")
+    counts = words.select(width=pl.col("line").str.count_matches(" ", literal=True) + 1)
+    widths = dict(counts.group_by("width").len().collect(engine="streaming").iter_rows())
+    users = words.select(pl.col("line").str.split(" ").list.first().n_unique()).collect(engine="streaming")
+    return sum(widths.values()), widths, int(users.item())
 
 
 def _separator_of(found: Format, first: str) -> str:

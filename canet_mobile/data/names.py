@@ -25,7 +25,7 @@ TIME_NAMES = (
     "timestamps", "time_ms", "timestamp_ms", "unixreviewtime", "unix_timestamp", "unix_time", "invoicedate",
     "invoice_date", "eventdate", "event_date", "t_dat", "order_date", "purchase_date", "transaction_date",
     "review_date", "reviewtime", "click_time", "clicked_at", "played_at", "rated_at", "interaction_time",
-    "timeframe",
+    "timeframe", "dt", "ds",
 )  # fmt: skip
 # Times of the day, or milliseconds since a session began: they say nothing without a date.
 CLOCK_NAMES = ("time", "hourmin", "hour_min", "hhmm", "time_of_day", "timeframe")

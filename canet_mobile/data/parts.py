@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from canet_mobile.errors import CanetError
 
 PARQUET = b"PAR1"
 _NAMED = 3
+_LAKES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "metadata/*.metadata.json": "Iceberg"}
 
 
 def parquet_parts(folder: Path, note: Callable[[str], None]) -> tuple[Path, ...]:
@@ -22,7 +24,8 @@ def parquet_parts(folder: Path, note: Callable[[str], None]) -> tuple[Path, ...]
     Raises:
         CanetError: there is none, one is named .parquet and is none, or one stands outside the partitions.
     """
-    files = [part for part in sorted(folder.rglob("*")) if part.is_file()]
+    _refuse_lake(folder)
+    files = _files(folder)
     shown = [part for part in files if not _hidden(part.relative_to(folder))]
     found = [part for part in shown if _starts(part)]
     for part in shown:
@@ -40,6 +43,31 @@ def parquet_parts(folder: Path, note: Callable[[str], None]) -> tuple[Path, ...]
         note(f"note: {len(others)} files of {folder} are not read: {_listed(others, folder)}")
     _refuse_outsiders(found, folder)
     return tuple(found)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below, in sorted order; a linked folder is one of its own, but for one that leads back."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        place = Path(name)
+        if place.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(place.resolve())
+        found += [place / file for file in files if (place / file).is_file()]
+    return sorted(found)
+
+
+def _refuse_lake(folder: Path) -> None:
+    """Refuse tables that keep files of rows which are no longer in them."""
+    for name, what in _LAKES.items():
+        if any(folder.glob(name)):
+            raise CanetError(
+                f"is a {what} table: its files hold rows that were deleted or replaced, too",
+                where=folder,
+                fix="write what the table says now as plain Parquet, and import that",
+            )
 
 
 def _refuse_outsiders(found: Sequence[Path], folder: Path) -> None:
