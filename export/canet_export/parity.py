@@ -42,7 +42,9 @@ def open_for_parity(path: Path) -> Package:
         return open_package(path)
     except CanetError as error:
         if path.is_file() or kind_of(path) == "package":
-            raise ParityError(error.what, where=error.where, fix=error.fix) from error
+            failure = ParityError(error.what, where=error.where, fix=error.fix)
+            failure.code = error.code
+            raise failure from error
         raise
 
 
@@ -78,7 +80,7 @@ def parity(
         job = exported_job(package, reference)
         reference, same = job.canet, job.reference
         progress("weights")
-        checks.append(TARGETS[package.manifest["target"]].check_stored(package.directory, job))
+        checks.append(TARGETS[package.manifest.target].check_stored(package.directory, job))
     try:
         device = open_device(package)
     except RuntimeFailure as error:
