@@ -160,7 +160,8 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
 def refresh(directory: Path, **changed: Any) -> None:
     """Make the manifest agree with the files again, as somebody who hides a change would."""
     manifest = {**read_json(directory / "manifest.json"), **changed}
-    names = sorted(path.name for path in directory.iterdir() if path.name != "manifest.json")
+    files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name != "manifest.json")
     manifest["files"] = describe_files(directory, names)
     manifest["item_map_sha256"] = sha256_file(directory / "items.csv")
     write_json(directory / "manifest.json", manifest)

@@ -121,7 +121,7 @@ def _describe_package(path: Path) -> dict[str, Any]:
     package = open_package(path)
     delegation = {row.entry: row for row in package.manifest.delegation}
     routes = []
-    for row in map(asdict, (package.manifest.router, *package.manifest.routes)):
+    for row in (asdict(package.manifest.router), *map(asdict, package.manifest.routes)):
         found = delegation.get(row["entry"])
         routes.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import tempfile
@@ -69,7 +70,10 @@ def extracted(path: Path) -> tuple[Path, list[str]]:
 def _zip_errors(where: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
+        # A place before the file's begin is the zip's fault; other errors of the system are not.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise Refused(Code.ARCHIVE_UNREADABLE, f"{what} ({error})", where=where, fix=AGAIN) from error
 
 

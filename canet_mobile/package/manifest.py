@@ -243,7 +243,12 @@ def parse_manifest(data: bytes, where: Path) -> Manifest:
         raise Refused(Code.MANIFEST_UNREADABLE, str(error), where=where, fix=AGAIN) from error
     kind = document.get("kind") if isinstance(document, dict) else None
     if kind != "package":
-        raise Refused(Code.NOT_A_PACKAGE, f"is the manifest of a {kind!r}, not of a package", where=where)
+        raise Refused(
+            Code.NOT_A_PACKAGE,
+            f"is the manifest of a {kind!r}, not of a package",
+            where=where,
+            fix="give the folder or zip of a package",
+        )
     version = document.get("schema_version")
     if type(version) is int and version != SCHEMA_VERSION:
         older = version < SCHEMA_VERSION

@@ -17,15 +17,16 @@ import numpy as np
 from canet_export.checks import LIMITS, Limits, check_golden, check_routes, check_users
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
-from canet_mobile.files import kind_of
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.package.lists import Check, Failure
 from canet_mobile.package.package import Package, open_package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import RuntimeFailure, open_device
 from canet_mobile.replay.reference import exported_job
 from canet_mobile.replay.report import report_head
 
+NO_PACKAGE = (Code.PACKAGE_MISSING, Code.MANIFEST_MISSING, Code.NOT_A_PACKAGE)
 SHOWN = 20  # failures spelled out in the error
 
 Progress = Callable[[str], None]
@@ -36,12 +37,12 @@ def open_for_parity(path: Path) -> Package:
 
     Raises:
         ParityError: a file of the package is missing, altered or inconsistent.
-        CanetError: there is no package.
+        Refused: there is no package.
     """
     try:
         return open_package(path)
-    except CanetError as error:
-        if path.is_file() or kind_of(path) == "package":
+    except Refused as error:
+        if path.is_file() or error.code not in NO_PACKAGE:
             failure = ParityError(error.what, where=error.where, fix=error.fix)
             failure.code = error.code
             raise failure from error
