@@ -73,7 +73,7 @@ def check_golden(device: Device, package: Package, limits: Limits) -> Check:
             if found != expected
         ]
         tolerance = limits.tolerance(row.scores)
-        found = compare_lists(row.scores, row.ids, scores, ids, tolerance=tolerance)
+        found = compare_lists(row.scores, row.ids, scores, ids, tolerance=tolerance, items=package.items)
         worst = max(worst, found.error / tolerance)
         failures += [
             Failure("golden", row.entry, case, d.tensor, d.expected, d.found, d.error / tolerance)
