@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from canet_mobile.errors import CanetError
 from canet_mobile.files import AGAIN
 
+Row = TypeVar("Row")
 SHOWN = 500  # characters of what jsonschema says, which may print a whole document
 
 
@@ -19,7 +21,8 @@ SHOWN = 500  # characters of what jsonschema says, which may print a whole docum
 def load_schema(name: str) -> dict[str, Any]:
     """The schema ``schemas/<name>.schema.json`` that ships with the package."""
     text = (resources.files("canet_mobile.schemas") / f"{name}.schema.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def validate(document: Any, name: str, *, where: object, fix: str = AGAIN) -> None:
@@ -77,3 +80,9 @@ def _validator(name: str) -> Any:
     plain = jsonschema.Draft202012Validator
     checker = plain.TYPE_CHECKER.redefine("integer", is_integer)
     return jsonschema.validators.extend(plain, {"pattern": pattern}, type_checker=checker)(load_schema(name))
+
+
+def typed(kind: type[Row], found: dict[str, Any]) -> Row:
+    """A dataclass from the fields of a valid document's object; what that omits has a default."""
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in found.items() if name in known})

@@ -272,7 +272,7 @@ def test_a_flipped_bit_is_found_before_any_vendors_library_is_imported(tmp_path:
         if name != "canet.ort"  # beside the model: no runtime here opens it
     ]
     done = subprocess.run(
-        [sys.executable, "-c", FLIP, json.dumps(flips)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FLIP, json.dumps(flips)], capture_output=True, encoding="utf-8", check=True
     )
     codes, loaded = json.loads(done.stdout)
     assert codes == ["hash_mismatch"] * 2 * len(flips)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from canet_mobile.files import AGAIN as MAKE_AGAIN
 from canet_mobile.files import MANIFEST
 from canet_mobile.package.names import clash, odd_name
 from canet_mobile.package.refusal import Code, Refused
-from canet_mobile.schema import problem
+from canet_mobile.schema import problem, typed
 from canet_mobile.strict_json import JsonProblem, parse_json
 
 SCHEMA_VERSION = 5
 GOLDEN = "golden.jsonl"
 ITEM_MAP = "items.csv"
 AGAIN = "export or copy the package again"
-Row = TypeVar("Row")
 
 Target = Literal["executorch", "coreml", "tflite", "onnx"]
 Quantization = Literal["fp32", "fp16", "int8", "int4"]
@@ -312,7 +311,7 @@ def _typed(document: dict[str, Any]) -> Manifest:
     )  # fmt: skip
     return Manifest(
         **{name: document[name] for name in as_they_are},
-        files=tuple(_row(ListedFile, row) for row in document["files"]),
+        files=tuple(typed(ListedFile, row) for row in document["files"]),
         input_shape=tuple(document["input"]["shape"]),
         outputs=Outputs(
             _tensor(outputs["router"]["route"]),
@@ -320,26 +319,21 @@ def _typed(document: dict[str, Any]) -> Manifest:
             _tensor(outputs["route"]["ids"]),
         ),
         space={name: tuple(sizes) for name, sizes in document["space"].items()},
-        router=_row(RouterRow, document["router"]),
-        routes=tuple(_row(RouteRow, row) for row in document["routes"]),
-        operating_points=tuple(_row(PointRow, row) for row in document["operating_points"]),
-        interface=_row(Interface, document["interface"]),
+        router=typed(RouterRow, document["router"]),
+        routes=tuple(typed(RouteRow, row) for row in document["routes"]),
+        operating_points=tuple(typed(PointRow, row) for row in document["operating_points"]),
+        interface=typed(Interface, document["interface"]),
         parts=tuple(Part(row["name"], tuple(row["entries"])) for row in document["parts"]),
         integers=None
         if integers is None
         else IntegersRow(integers["sha256"], integers["tensors"], tuple(integers["higher_precision"])),
-        sizes=_row(Sizes, document["sizes"]),
-        delegation=tuple(_row(Delegation, row) for row in document["delegation"]),
-        dataset=_row(DatasetName, document["dataset"]),
+        sizes=typed(Sizes, document["sizes"]),
+        delegation=tuple(typed(Delegation, row) for row in document["delegation"]),
+        dataset=typed(DatasetName, document["dataset"]),
         checkpoint_sha256=document["checkpoint"]["sha256"],
-        accuracy=None if document["accuracy"] is None else _row(Accuracy, document["accuracy"]),
+        accuracy=None if document["accuracy"] is None else typed(Accuracy, document["accuracy"]),
         document=document,
     )
-
-
-def _row(kind: type[Row], found: dict[str, Any]) -> Row:
-    """A dataclass from the fields that an object of the document gives it; what it omits has a default."""
-    return kind(**{each.name: found[each.name] for each in fields(kind) if each.name in found})  # type: ignore[arg-type]
 
 
 def _tensor(row: dict[str, Any]) -> Tensor:

@@ -147,7 +147,8 @@ def ranks_in_lists(ids: Ints, targets: NDArray[np.integer]) -> Ints:
 def overlap(found: Ints, expected: Ints, k: int) -> NDArray[np.float64]:
     """Share of the first k ids that two lists have in common: [n, >=k] twice -> [n] float64."""
     k = min(k, found.shape[1])
-    return (found[:, :k, None] == expected[:, None, :k]).any(2).mean(1)
+    share: NDArray[np.float64] = (found[:, :k, None] == expected[:, None, :k]).any(2).mean(1)
+    return share
 
 
 def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet] | None:

@@ -23,6 +23,7 @@ from canet_mobile.package.lists import Check, Failure
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import RuntimeFailure, open_device
+from canet_mobile.replay.documents import failure_of
 from canet_mobile.replay.reference import exported_job
 from canet_mobile.replay.report import report_head
 
@@ -129,7 +130,7 @@ def require(report: dict[str, Any], where: object) -> None:
     if report["passed"]:
         return
     failed = [check["name"] for check in report["checks"] if check["passed"] is False]
-    rows = [Failure(**{**row, "excess": row["excess"] or np.inf}) for row in report["failures"]]
+    rows = [failure_of(row) for row in report["failures"]]
     lines = [str(row) for row in rows[:SHOWN]]
     if len(rows) > SHOWN:
         lines.append(f"and {len(rows) - SHOWN} more (all of them with --json)")
