@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-MAX_DEPTH = 64  # our deepest document has 8 levels
+MAX_DEPTH = 64  # our deepest document has 7 levels
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 _DIGITS = len(str(MIN_INTEGER))
 
@@ -78,6 +78,7 @@ def _constant(name: str) -> NoReturn:
 
 def _require_sound(document: Any, escaped: bool) -> None:
     """No part of it is too deep, or (where there are escapes) holds half of a surrogate pair."""
+    kinds = (dict, list, str) if escaped else (dict, list)
     stack = [(document, 1)]
     while stack:
         value, depth = stack.pop()
@@ -89,7 +90,8 @@ def _require_sound(document: Any, escaped: bool) -> None:
             continue
         if depth > MAX_DEPTH:
             raise JsonProblem(f"nested deeper than {MAX_DEPTH} levels")
-        stack.extend((inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value))
+        inner = value.values() if isinstance(value, dict) else value
+        stack.extend((each, depth + 1) for each in inner if isinstance(each, kinds))
         if escaped and isinstance(value, dict):
             stack.extend((key, depth + 1) for key in value)
 

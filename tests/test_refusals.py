@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,19 @@ def test_one_damage_one_code(damage: Damage, package: Path) -> None:
     found = refused(open_package, damage.make(package))
     assert (found.code, bool(found.what), found.where is not None) == (damage.code, True, True)
     assert found.fix, found
+
+
+@pytest.mark.parametrize("name", ["items.csv", "golden.jsonl", "canet.pte"])
+def test_what_is_wrong_in_a_zip_is_named_in_the_zip_and_not_where_it_was_extracted(
+    package: Path, name: str
+) -> None:
+    (package / name).write_bytes(b"spoiled")
+    refresh(package)
+    path = package.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for each in sorted(package.iterdir()):
+            archive.write(each, each.name)
+    assert refused(open_package, path).where == path / name
 
 
 def test_each_damage_has_a_name_of_its_own() -> None:

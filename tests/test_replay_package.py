@@ -297,7 +297,14 @@ def test_a_zip_that_is_deflated_as_zips_are_opens(package: Path, tmp_path: Path)
     assert open_package(zipped(package, tmp_path / "p.zip")).model_path.stat().st_size > 2_000_000
 
 
-COMPANIONS = ("__MACOSX/._canet.pte", "__MACOSX/._manifest.json", "._canet.pte", ".DS_Store", "._.DS_Store")
+COMPANIONS = (
+    "__MACOSX/._canet.pte",
+    "__MACOSX/._manifest.json",
+    "._canet.pte",
+    ".DS_Store",
+    "._.DS_Store",
+    "Icon\r",
+)
 
 
 @pytest.mark.parametrize("prefix", ["", "package/"])
@@ -307,7 +314,7 @@ def test_what_macos_adds_to_a_zip_is_ignored_with_a_note(package: Path, tmp_path
         for name in COMPANIONS:
             file.writestr(name if name.startswith("__") else prefix + name, b"Mac OS X")
     opened = open_package(path)
-    assert len(opened.warnings) == 1 and "5 file(s) that macOS put there" in opened.warnings[0]
+    assert len(opened.warnings) == 1 and "6 file(s) that macOS put there" in opened.warnings[0]
     assert not list(opened.directory.rglob("._*"))
 
 

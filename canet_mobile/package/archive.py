@@ -28,13 +28,16 @@ ENCRYPTED = 0x1
 def without_companions(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Split the names of a package's files from those that macOS puts beside files of others.
 
-    Finder's ``.DS_Store``, and ``._name`` or ``__MACOSX/`` for what its file system knows about ``name``.
+    Finder's ``.DS_Store`` and ``Icon`` with a carriage return, and ``._name`` or ``__MACOSX/`` for what its file
+    system knows about ``name``.
     """
     kept: list[str] = []
     companions: list[str] = []
     for name in names:
         parts = name.split("/")
-        beside = "__MACOSX" in parts or ".DS_Store" in parts or any(part.startswith("._") for part in parts)
+        beside = bool({"__MACOSX", ".DS_Store", "Icon\r"} & {*parts}) or any(
+            p.startswith("._") for p in parts
+        )
         (companions if beside else kept).append(name)
     return kept, companions
 

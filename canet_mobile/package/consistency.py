@@ -83,19 +83,23 @@ def check_points(manifest: Manifest, where: Path) -> None:
         raise Refused(Code.POINTS_DISAGREE, problem, where=where, fix=AGAIN)
 
 
-def check_item_map(path: Path, manifest: Manifest) -> None:
+def check_item_map(path: Path, manifest: Manifest, *, shown: Path) -> None:
     """The item map is the one the manifest knows, in UTF-8, and has the rows 1..V in order, no item twice.
+
+    Args:
+        path: the file.
+        manifest: of its package.
+        shown: how errors name it.
 
     Raises:
         Refused: names the file and the row.
     """
     if sha256_file(path) != manifest.item_map_sha256:
-        raise Refused(
-            Code.ITEMS_DISAGREE, "its SHA-256 is not the manifest's item_map_sha256", where=path, fix=AGAIN
-        )
-    problem = _item_map_problem(path, manifest.items)
+        problem: str | None = "its SHA-256 is not the manifest's item_map_sha256"
+    else:
+        problem = _item_map_problem(path, manifest.items)
     if problem:
-        raise Refused(Code.ITEMS_DISAGREE, problem, where=path, fix=AGAIN)
+        raise Refused(Code.ITEMS_DISAGREE, problem, where=shown, fix=AGAIN)
 
 
 def _item_map_problem(path: Path, items: int) -> str | None:

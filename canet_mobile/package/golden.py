@@ -42,8 +42,13 @@ class GoldenRow:
     reference: str
 
 
-def read_golden(path: Path, manifest: Manifest) -> tuple[GoldenRow, ...]:
+def read_golden(path: Path, manifest: Manifest, *, shown: Path) -> tuple[GoldenRow, ...]:
     """Read and check golden.jsonl: one JSON document a line, each as strict as the manifest.
+
+    Args:
+        path: the file.
+        manifest: of its package.
+        shown: how errors name it.
 
     Raises:
         Refused: a line is not a valid row of this package, or an exported route has too few of them.
@@ -55,10 +60,10 @@ def read_golden(path: Path, manifest: Manifest) -> tuple[GoldenRow, ...]:
         try:
             row = parse_json(data)
         except JsonProblem as error:
-            raise _invalid(f"line {line}: {error}", path) from error
+            raise _invalid(f"line {line}: {error}", shown) from error
         found = problem(row, "golden") or _golden_problem(row, manifest)
         if found:
-            raise _invalid(f"line {line}: {found}", path)
+            raise _invalid(f"line {line}: {found}", shown)
         rows.append(
             GoldenRow(
                 line,
@@ -74,15 +79,15 @@ def read_golden(path: Path, manifest: Manifest) -> tuple[GoldenRow, ...]:
     for route in manifest.routes:
         if counts[route.entry] < ROWS_PER_ENTRY:
             raise _invalid(
-                f"{counts[route.entry]} rows for {route.entry}, at least {ROWS_PER_ENTRY} are needed", path
+                f"{counts[route.entry]} rows for {route.entry}, at least {ROWS_PER_ENTRY} are needed", shown
             )
     if not any((row.input > 0).sum() == 1 for row in rows):
-        raise _invalid("no row has a history of one item", path)
+        raise _invalid("no row has a history of one item", shown)
     return tuple(rows)
 
 
-def _invalid(what: str, path: Path) -> Refused:
-    return Refused(Code.GOLDEN_INVALID, what, where=path, fix=AGAIN)
+def _invalid(what: str, where: Path) -> Refused:
+    return Refused(Code.GOLDEN_INVALID, what, where=where, fix=AGAIN)
 
 
 def _golden_problem(row: dict[str, Any], manifest: Manifest) -> str | None:

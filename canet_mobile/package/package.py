@@ -212,8 +212,8 @@ def _verified(source: Path, directory: Path, others: list[str] | None) -> Packag
     space, routes = _routes(manifest, shown)
     check_interface(manifest, shown)
     check_points(manifest, shown)
-    check_item_map(directory / ITEM_MAP, manifest)
-    golden = read_golden(directory / GOLDEN, manifest)
+    check_item_map(directory / ITEM_MAP, manifest, shown=source / ITEM_MAP)
+    golden = read_golden(directory / GOLDEN, manifest, shown=source / GOLDEN)
     return Package(source, directory, manifest, sha256_file(path), space, routes, golden, warnings)
 
 
