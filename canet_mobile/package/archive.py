@@ -28,8 +28,8 @@ ENCRYPTED = 0x1
 def without_companions(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Split the names of a package's files from those that macOS puts beside files of others.
 
-    Finder's ``.DS_Store`` and ``Icon`` with a carriage return, and ``._name`` or ``__MACOSX/`` for what its file
-    system knows about ``name``.
+    Finder's ``.DS_Store`` and ``Icon`` with a carriage return, and ``._name`` or ``__MACOSX/`` for what its
+    file system knows about ``name``.
     """
     kept: list[str] = []
     companions: list[str] = []

@@ -24,8 +24,8 @@ Quantization = Literal["fp32", "fp16", "int8", "int4"]
 Seen = Literal["keep", "exclude"]
 
 # Bounds that are checked before a byte is read, so that no phone runs out of memory for a file that was
-# swapped. A manifest of 36 routes has 18 kB; golden rows of 36 routes at four lengths with lists of 1,000 have
-# 8 MB; two million items with titles of a hundred letters have 250 MB.
+# swapped. A manifest of 36 routes has 18 kB; golden rows of 36 routes at four lengths with lists of 1,000
+# have 8 MB; two million items with titles of a hundred letters have 250 MB.
 MAX_BYTES = {MANIFEST: 4 << 20, GOLDEN: 64 << 20, ITEM_MAP: 512 << 20}
 
 
