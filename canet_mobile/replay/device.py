@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import UsageError, unknown_name
-from canet_mobile.model.points import BALANCED, POINTS
+from canet_mobile.model.points import BALANCED
 from canet_mobile.package.package import Package
 from canet_mobile.package.refusal import Code, Refused
+from canet_mobile.replay.guard import require_entry, require_history, require_point
 
 ROUTER = "router"
 DEVICES = ("host", "arm64", "android", "ios")
@@ -123,67 +124,18 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
 
 def _guarded(device: Device, package: Package) -> Device:
     """The same device, which refuses what no runtime may be asked: some end the process over it."""
-    entries = [ROUTER, *(route.entry for route in package.routes)]
-
-    def require_entry(entry: str) -> None:
-        if entry not in entries:
-            error = unknown_name("entry", entry, entries)
-            raise Refused(Code.ENTRY_UNKNOWN, error.what, where=package.source, fix=error.fix)
 
     def load(entry: str) -> float:
-        require_entry(entry)
+        require_entry(package, entry)
         return device.load(entry)
 
     def call(entry: str, seq: Sequences, point: int) -> Answer:
-        require_entry(entry)
-        if not 0 <= point < len(POINTS):
-            raise Refused(
-                Code.POINT_UNKNOWN,
-                f"there is no operating point {point}",
-                where=package.source,
-                fix=", ".join(f"{number} {name}" for number, name in enumerate(POINTS)),
-            )
+        require_entry(package, entry)
+        require_point(package, point)
         require_history(package, seq)
         return device.call(entry, seq, point)
 
     return replace(device, load=load, call=call)
-
-
-def require_history(package: Package, seq: NDArray[Any]) -> None:
-    """Refuse an input that the package's graphs are not made for.
-
-    Args:
-        package: tells the length L and the number of items V.
-        seq: ids [L] of an integer type, the newest last, 0 where there are none.
-
-    Raises:
-        Refused: its shape or type is another, nothing is in it, padding stands behind an item, or an id is
-            not of 0..V.
-    """
-    problem = None
-    if seq.shape != (package.length,):
-        problem = f"has the shape {list(seq.shape)}, expected [{package.length}]"
-    elif seq.dtype.kind not in "iu":
-        problem = f"holds {seq.dtype}, expected integers"
-    elif not seq.any():
-        problem = "holds no item, so there is nothing to recommend from"
-    elif not seq[seq.astype(bool).argmax() :].all():
-        problem = "has padding behind an item; it stands on the left"
-    if problem:
-        raise Refused(
-            Code.HISTORY_INVALID,
-            f"the history {problem}",
-            where=package.source,
-            fix="the newest item last, 0 on the left",
-        )
-    wrong = seq[(seq < 0) | (seq > package.items)]
-    if wrong.size:
-        raise Refused(
-            Code.ITEM_UNKNOWN,
-            f"the history holds the item {wrong[0]}, ids run 1..{package.items}",
-            where=package.source,
-            fix="leave out what items.csv does not list",
-        )
 
 
 def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
