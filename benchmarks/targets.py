@@ -63,7 +63,7 @@ def latency(package: Package, work: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    target = package.manifest["target"]
+    target = package.manifest.target
     stock = import_module(f"_stock_{target}")
     path = work / f"stock-{target}-{package.items}-{package.length}.model"
     if not path.exists():
@@ -108,7 +108,7 @@ def memory(package: Package) -> dict[str, Any]:
     seq = np.zeros(package.length, np.int32)
     seq[-1] = 1
     with quiet():
-        for name in RUNTIMES[package.manifest["target"]]:
+        for name in RUNTIMES[package.manifest.target]:
             import_module(name)
     before = resident_bytes() or 0
     start = time.perf_counter_ns()

@@ -111,9 +111,9 @@ def test_other_packages_pass_parity(world: World, options: tuple[str, ...], tmp_
     package = open_package(out)
     older = "ios17" in options
     assert exported_job(package, world.canet).minimum_os == ("ios17" if older else None)
-    assert len(package.manifest["parts"]) == (1 + len(SPACE) if older else 0)
+    assert len(package.manifest.parts) == (1 + len(SPACE) if older else 0)
     if older:
-        assert package.manifest["minimum_os"] == {"ios": "17.0", "macos": "14.0"}
+        assert package.manifest.minimum_os == {"ios": "17.0", "macos": "14.0"}
         assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
     result = invoke(parity, out, "--run", world.run)
     assert result.exit_code == 0, (result.exception, result.output)
@@ -179,7 +179,7 @@ def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path)
     package = open_package(world.package)
     device = open_device(package)
     with pytest.raises(RuntimeFailure, match="the entry 'e8_h8_d1' failed") as error:
-        run_entry(device, "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+        run_entry(runtime.open_device(package, 1), "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
     assert error.value.where == package.model_path
     with pytest.raises(CanetError, match="unknown entry 'e8_h8_d3'"):
         run_entry(device, "e8_h8_d3", np.ones(LENGTH, np.int32), K)

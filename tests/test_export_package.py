@@ -110,24 +110,25 @@ def test_the_operating_points_are_measured_on_the_package(
     world: tuple[Run, Dataset], made: tuple[Path, Any]
 ) -> None:
     package, canet = open_package(made[0]), load_model(world[0])
-    manifest, points = package.manifest, package.manifest["operating_points"]
-    assert [(row["id"], row["name"]) for row in points] == [(0, "saver"), (1, "balanced"), (2, "best")]
-    assert manifest["default_point"] == "balanced"
-    assert points[1]["package_host"] == manifest["accuracy"]["package_host"]
+    manifest, points = package.manifest, package.manifest.operating_points
+    assert manifest.accuracy is not None
+    assert [(row.id, row.name) for row in points] == [(0, "saver"), (1, "balanced"), (2, "best")]
+    assert manifest.default_point == "balanced"
+    assert points[1].package_host == manifest.accuracy.package_host
     queries = held_out(world[1], "validation", limit=500)
     device = open_device(package)
-    executed = {row["entry"]: row["executed_mflops"] for row in manifest["routes"]}
+    executed = {row.entry: row.executed_mflops for row in manifest.routes}
     for row in points:
         found = [
-            recommend(device, package, seq, row["id"]) for seq in queries.inputs(slice(None), package.length)
+            recommend(device, package, seq, row.id) for seq in queries.inputs(slice(None), package.length)
         ]
         used = Counter(package.route(answer.route).entry for answer in found)
-        assert row["shares"] == {entry: pytest.approx(count / len(found)) for entry, count in used.items()}
-        mean = sum(executed[entry] * share for entry, share in row["shares"].items())
-        assert row["executed_mflops"] == pytest.approx(mean + manifest["router"]["executed_mflops"], abs=1e-3)
+        assert row.shares == {entry: pytest.approx(count / len(found)) for entry, count in used.items()}
+        mean = sum(executed[entry] * share for entry, share in row.shares.items())
+        assert row.executed_mflops == pytest.approx(mean + manifest.router.executed_mflops, abs=1e-3)
         ranks = ranks_in_lists(np.stack([answer.ids for answer in found]), queries.targets)
-        assert row["package_host"] == pytest.approx(float(ndcg(ranks, 10).mean()))
-    assert points[0]["executed_mflops"] < points[2]["executed_mflops"]
+        assert row.package_host == pytest.approx(float(ndcg(ranks, 10).mean()))
+    assert points[0].executed_mflops < points[2].executed_mflops
     seqs = torch.from_numpy(queries.inputs(slice(None), package.length)).long()
     assert (canet.route(seqs, 0) != canet.route(seqs, 2)).any()
 
@@ -162,8 +163,8 @@ def test_some_routes_in_fp32_with_seen_items_excluded(world: tuple[Run, Dataset]
     package = open_package(tmp_path / "one")
     # The router knows that the other route is not here, at every operating point.
     assert {row.routes for row in package.golden} == {(0, 0, 0)}
-    assert package.manifest["accuracy"] is None  # lists of 5 have no NDCG@10
-    assert [row["shares"] for row in package.manifest["operating_points"]] == [None, None, None]
+    assert package.manifest.accuracy is None  # lists of 5 have no NDCG@10
+    assert [row.shares for row in package.manifest.operating_points] == [None, None, None]
     assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
 
 

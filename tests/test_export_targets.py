@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def packages(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_target_holds_the_same_integers_and_gives_the_same_lists(packages: Path) -> None:
     opened = {name: open_package(packages / name) for name in TARGETS}
-    hashes = {package.manifest["integers"]["sha256"] for package in opened.values()}
+    hashes = {package.manifest.integers.sha256 for package in opened.values()}
     assert len(hashes) == 1
     histories = [row.input for row in opened["onnx"].golden]
     answers = {}
@@ -106,11 +107,11 @@ def test_a_run_exported_twice_is_the_same_bytes(run: Path, packages: Path, tmp_p
 def test_every_target_has_the_same_operating_points(packages: Path) -> None:
     manifests = [open_package(packages / name).manifest for name in TARGETS]
     points = [
-        [{**row, "package_host": None} for row in manifest["operating_points"]] for manifest in manifests
+        [replace(row, package_host=None) for row in manifest.operating_points] for manifest in manifests
     ]
     assert all(each == points[0] for each in points)
-    assert {manifest["interface"]["point_input"] for manifest in manifests} == {"point"}
-    assert all(row["package_host"] is not None for each in manifests for row in each["operating_points"])
+    assert {manifest.interface.point_input for manifest in manifests} == {"point"}
+    assert all(row.package_host is not None for each in manifests for row in each.operating_points)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -41,6 +41,7 @@ from canet_mobile.replay.device import (
     run_router,
 )
 from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.replay.runtimes.onnx import open_device as unguarded
 from canet_mobile.routing.budget import spending_of
 from canet_mobile.run.config import TrainConfig
 from canet_mobile.schema import validate
@@ -96,12 +97,12 @@ def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path)
     package = open_package(world.package)
     device = open_device(package)
     with pytest.raises(RuntimeFailure, match="the entry 'e8_h8_d1' failed") as error:
-        run_entry(device, "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+        run_entry(unguarded(package, 1), "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
     assert error.value.where == package.model_path
     with pytest.raises(CanetError, match="unknown entry 'e8_h8_d3'"):
         run_entry(device, "e8_h8_d3", np.ones(LENGTH, np.int32), K)
     for name, data in (
-        ("nothing", b"\0" * 999),
+        ("nothing", b"\x08" + bytes(999)),
         ("half", (world.package / "canet.onnx").read_bytes()[:5000]),
     ):
         (tmp_path / name).mkdir()
@@ -177,9 +178,9 @@ def test_altered_points_are_exit_code_3(world: World, file: str, tmp_path: Path)
 def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path: Path) -> None:
     out = exported(world.run, tmp_path / "plain", "--route", "e8_h16_d2", "--quantize", quantization)
     package = open_package(out)
-    assert package.manifest["interface"] == {"style": "one_graph", "plain": True}
-    assert package.manifest["router"]["table"] is None  # a server pays for no router
-    assert package.manifest["router"]["paper_mflops"] == 0
+    assert package.manifest.document["interface"] == {"style": "one_graph", "plain": True}
+    assert package.manifest.router.table is None  # a server pays for no router
+    assert package.manifest.router.paper_mflops == 0
     assert exported_job(package, world.canet).plain
     device = open_device(package)
     seq = np.arange(1, LENGTH + 1, dtype=np.int32)

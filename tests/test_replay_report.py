@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
+from replay_toys import PROGRAM, K, torch_device, toy_canet, toy_queries, write_package
 
 from canet_export import parity as parity_module
 from canet_mobile.errors import CanetError, ParityError, UsageError
@@ -79,7 +79,7 @@ def test_a_program_that_does_not_load_is_a_parity_failure(
 
 def test_a_damaged_package_is_a_parity_failure_and_no_package_is_not(tmp_path: Path) -> None:
     directory = write_package(tmp_path / "package", CANET)
-    (directory / "canet.pte").write_bytes(b"not A program")
+    (directory / "canet.pte").write_bytes(PROGRAM.replace(b"a", b"A"))
     with pytest.raises(ParityError, match=r"SHA-256"):
         parity_module.open_for_parity(directory)
     for path in (tmp_path / "nothing", tmp_path):

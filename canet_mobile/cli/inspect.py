@@ -44,6 +44,7 @@ def describe(path: Path | None) -> dict[str, Any]:
     """
     from canet_mobile.errors import CanetError
     from canet_mobile.files import MANIFEST, read_json
+    from canet_mobile.package.manifest import GOLDEN
 
     if path is None:
         return _describe_run(None)
@@ -62,7 +63,8 @@ def describe(path: Path | None) -> dict[str, Any]:
             where=path,
             fix="give a dataset, a run or a package",
         )
-    manifest = read_json(path / MANIFEST)
+    # Only a package has golden rows, however damaged its manifest is.
+    manifest = {"kind": "package"} if (path / GOLDEN).is_file() else read_json(path / MANIFEST)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind == "dataset":
         return _describe_dataset(path, manifest)
@@ -112,15 +114,24 @@ def _describe_run(path: Path | None) -> dict[str, Any]:
 
 
 def _describe_package(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from canet_mobile.package.package import open_package
 
     package = open_package(path)
-    delegation = {row["entry"]: row for row in package.manifest["delegation"]}
+    delegation = {row.entry: row for row in package.manifest.delegation}
     routes = []
-    for row in [package.manifest["router"], *package.manifest["routes"]]:
-        found = delegation.get(row["entry"], {"partitions": None, "undelegated": {}})
-        routes.append({**row, "partitions": found["partitions"], "undelegated": found["undelegated"]})
-    manifest = {k: v for k, v in package.manifest.items() if k not in ("router", "routes", "delegation")}
+    for row in (asdict(package.manifest.router), *map(asdict, package.manifest.routes)):
+        found = delegation.get(row["entry"])
+        routes.append(
+            {
+                **row,
+                "partitions": None if found is None else found.partitions,
+                "undelegated": {} if found is None else found.undelegated,
+            }
+        )
+    apart = ("router", "routes", "delegation")
+    manifest = {k: v for k, v in package.manifest.document.items() if k not in apart}
     return {
         "path": str(path),
         **manifest,

@@ -66,7 +66,7 @@ def replay(
     Raises:
         CanetError: the package does not run there, or the lists of this package are too short to measure.
     """
-    seen = package.manifest["seen"]
+    seen = package.manifest.seen
     if not is_enough(package.k, TOP, items=package.items, length=package.length, seen=seen):
         raise CanetError(
             f"returns {package.k} items, {METRICS[0]} needs {TOP}",
@@ -160,10 +160,10 @@ def _latency(answers: list[Recommendation]) -> dict[str, dict[str, float]]:
 def _costs(package: Package, routes: NDArray[np.int64]) -> dict[str, Any]:
     """Mean cost per user, router included, beside the largest exported route alone."""
     used = [package.route(int(route)) for route in routes]
-    router, largest = package.manifest["router"], package.routes[-1]
+    router, largest = package.manifest.router, package.routes[-1]
     return {
-        "paper_mflops": float(np.mean([r.paper_mflops for r in used])) + router["paper_mflops"],
-        "executed_mflops": float(np.mean([r.executed_mflops for r in used])) + router["executed_mflops"],
+        "paper_mflops": float(np.mean([r.paper_mflops for r in used])) + router.paper_mflops,
+        "executed_mflops": float(np.mean([r.executed_mflops for r in used])) + router.executed_mflops,
         "largest": {
             "entry": largest.entry,
             "paper_mflops": largest.paper_mflops,

@@ -25,7 +25,7 @@ def require_measurable(package: Package) -> None:
         UsageError: the package has no router, so there is nothing to keep a budget with; or it is a Core ML
             package and this is no Mac, so that an interpreter would run it.
     """
-    if package.manifest["target"] == "coreml" and sys.platform != "darwin":
+    if package.manifest.target == "coreml" and sys.platform != "darwin":
         raise UsageError(
             "--costs-out: only a Mac runs Core ML; the times of the reference interpreter say nothing",
             where=package.source,

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.machine import quiet
 from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 
 MAIN = "main"  # the function of a package that holds only one
@@ -33,7 +34,7 @@ def open_device(package: Package, threads: int) -> Device:
     """Load a package; entries are loaded when they are first called, and stay loaded.
 
     Raises:
-        CanetError: coremltools is not installed.
+        Refused: coremltools is not installed.
         RuntimeFailure: the package does not load, or lacks an entry that the manifest names.
     """
     where = entry_files(package)
@@ -74,10 +75,10 @@ def open_device(package: Package, threads: int) -> Device:
 def entry_files(package: Package) -> dict[str, tuple[Path, str]]:
     """Where each entry is: its .mlpackage, and the function in it."""
     entries = [ROUTER, *(route.entry for route in package.routes)]
-    interface = package.manifest["interface"]
-    if interface["style"] != "files":
+    interface = package.manifest.interface
+    if interface.style != "files":
         return {entry: (package.model_path, entry) for entry in entries}
-    files = interface.get("files", {})
+    files = interface.files
     if missing := [entry for entry in entries if entry not in files]:
         raise RuntimeFailure(f"names no file for the entry {missing[0]!r}", where=package.source, fix=AGAIN)
     return {entry: (package.directory / files[entry], MAIN) for entry in entries}
@@ -134,7 +135,8 @@ def _core_ml(where: dict[str, tuple[Path, str]]) -> tuple[Callable[[str], Functi
         with quiet():
             import coremltools
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs coremltools ({error})",
             fix="pip install 'canet-mobile[coreml]'",
         ) from error

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.telemetry import onnxruntime
 
@@ -24,13 +25,14 @@ def open_device(package: Package, threads: int) -> Device:
     route, and not the router.
 
     Raises:
-        CanetError: the toolkit is missing.
+        Refused: the toolkit is missing.
         RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises.
     """
     try:
         ort = onnxruntime()
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs ONNX Runtime ({error})",
             fix="pip install 'canet-mobile[onnx]'",
         ) from error
@@ -45,8 +47,8 @@ def open_device(package: Package, threads: int) -> Device:
     except Exception as error:
         raise _failure(package, "the graph does not load", error) from error
     program_ms = (time.perf_counter_ns() - started) / 1e6
-    interface = package.manifest["interface"]
-    force, at = interface.get("route_input"), interface.get("point_input")
+    interface = package.manifest.interface
+    force, at = interface.route_input, interface.point_input
     _require_names(package, session, ["seq", *(name for name in (force, at) if name)])
     names = dict.fromkeys((route.entry for route in package.routes), ANSWER) | {ROUTER: ["route"]}
     wanted = {route.entry: route.id for route in package.routes} | {ROUTER: ROUTER_ALONE}
