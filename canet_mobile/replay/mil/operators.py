@@ -1,9 +1,9 @@
 """The operators of ML Programs that canet-mobile writes, in NumPy: one table, and an error for the rest.
 
-Floats are float32 arrays whatever their declared type, and every operator computes in float32; the interpreter
-rounds what is declared fp16 after it (interpreter.py). Constants of weights arrive as arrays, parameters (axes,
-shapes, modes) as Python numbers, lists and strings. An index outside of its axis is refused, where NumPy would
-count a negative one from the end.
+Floats are float32 arrays whatever their declared type, and every operator computes in float32; the
+interpreter rounds after it what is declared fp16 (interpreter.py). Constants of weights arrive as arrays,
+parameters (axes, shapes, modes) as Python numbers, lists and strings. An index outside of its axis is refused,
+where NumPy would count a negative one from the end.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def layer_norm(x: Array, axes: list[int], gamma: Array, beta: Array, epsilon: fl
 
 
 def gelu(x: Array, mode: str) -> Array:
-    """x Φ(x), with the erf below: within 1.4e-6 of the exact value for |x| <= 10, as PyTorch is within 1.1e-6."""
+    """x Φ(x), with the erf below: within 1.4e-6 of the exact value for |x| <= 10 (PyTorch: 1.1e-6)."""
     if mode != "EXACT":
         raise NotImplementedError(f"gelu of mode {mode!r}")
     found = erf(x * math.sqrt(0.5))
