@@ -109,9 +109,9 @@ class Program:
 def rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     """float32 numbers as the nearest ones of the declared type, the even one of two.
 
-    To fp16 by adding and taking away a number so large that float32 has no digits beyond fp16's there. NumPy's
-    own conversion takes several times as long and is left to what is near or beyond fp16's largest number; both
-    are equal but for the sign of zero.
+    To fp16 by adding and taking away a number so large that float32 has no digits beyond fp16's there.
+    NumPy's own conversion takes several times as long and is left to what is near or beyond fp16's largest
+    number; both are equal but for the sign of zero.
     """
     if dtype != "fp16":
         return array

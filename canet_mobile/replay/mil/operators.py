@@ -2,8 +2,8 @@
 
 Floats are float32 arrays whatever their declared type, and every operator computes in float32; the
 interpreter rounds after it what is declared fp16 (interpreter.py). Constants of weights arrive as arrays,
-parameters (axes, shapes, modes) as Python numbers, lists and strings. An index outside of its axis is refused,
-where NumPy would count a negative one from the end.
+parameters (axes, shapes, modes) as Python numbers, lists and strings. An index outside of its axis is
+refused, where NumPy would count a negative one from the end.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def layer_norm(x: Array, axes: list[int], gamma: Array, beta: Array, epsilon: fl
     if axes not in ([-1], [x.ndim - 1]):
         raise NotImplementedError(f"layer_norm over the axes {axes}")
     width = x.shape[-1]
-    found = x - np.add.reduce(x, -1, keepdims=True) / width
+    found: Array = x - np.add.reduce(x, -1, keepdims=True) / width
     variance = np.einsum("...c,...c->...", found, found)[..., None] / width
     found /= np.sqrt(variance + epsilon)
     found *= gamma
@@ -171,7 +171,7 @@ def concat(values: list[Array], axis: int, interleave: bool) -> Array:
 
 
 def softmax(x: Array, axis: int) -> Array:
-    found = x - x.max(axis, keepdims=True)
+    found: Array = x - x.max(axis, keepdims=True)
     np.exp(found, found)
     found /= found.sum(axis, keepdims=True)
     return found
@@ -214,7 +214,8 @@ def reduce_argmax(x: Array, axis: int, keep_dims: bool, output_dtype: str) -> Ar
     """The lowest index on ties, which is what ``np.argmax`` promises."""
     if np.isnan(x).any():
         raise ValueError("reduce_argmax of NaN")
-    return np.argmax(x, axis, keepdims=keep_dims).astype(np.int32)
+    found: Array = np.argmax(x, axis, keepdims=keep_dims)
+    return found.astype(np.int32)
 
 
 def blockwise_shift_scale(data: Array, scale: Array) -> Array:
