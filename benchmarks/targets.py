@@ -20,6 +20,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from canet_mobile.files import MANIFEST, write_json
 from canet_mobile.machine import describe_machine, quiet, resident_bytes
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import open_device, recommend, run_entry, run_router
-from canet_mobile.replay.reference import find_dataset
+from canet_mobile.replay.reference import find_dataset, package_lists
 from canet_mobile.replay.replay import replay
 from canet_mobile.run.directory import find_run, load_canet
 
@@ -136,7 +137,12 @@ def accuracy(package: Package, run: Path, users: int) -> dict[str, Any]:
     """NDCG@10, agreement and overlap of the package beside PyTorch fp32, on test users."""
     found = find_run(run)
     queries = held_out(find_dataset(package, None, found), "test", limit=users)
-    report = replay(package, queries, reference=load_canet(found))
+    report = replay(
+        package,
+        queries.inputs(slice(None), package.length),
+        queries.targets,
+        reference=partial(package_lists, load_canet(found), package),
+    )
     return {
         "users": len(queries),
         "package": report["metrics"]["package"],

@@ -228,7 +228,8 @@ def test_the_median_of_each_entry_is_its_own(world: World, monkeypatch: pytest.M
         return Answer(real.call(entry, seq, point).outputs, cost[entry] * slow)
 
     monkeypatch.setattr(timing, "open_device", lambda *_, **__: replace(real, call=call))
-    table = timing.costs_table(package, held_out(load_dataset(world.dataset), "test", limit=7))
+    queries = held_out(load_dataset(world.dataset), "test", limit=7)
+    table = timing.costs_table(package, queries.inputs(slice(None), package.length))
     assert table["router"] == 1.0
     assert table["routes"] == {route.entry: route.id + 2.0 for route in package.routes}
     assert set(calls.values()) == {1 + WARM_UPS + timing.CALLS}

@@ -62,6 +62,11 @@ def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, point
     return lists_at(canet, seqs, k, seen, [point])[0]
 
 
+def package_lists(canet: Canet, package: Package, seqs: NDArray[np.int32], point: int = BALANCED) -> Lists:
+    """What the checkpoint of a package answers with its routes, list length and seen policy."""
+    return routed_lists(as_exported(canet, package), seqs, package.k, package.manifest["seen"], point)
+
+
 @torch.inference_mode()
 def lists_at(
     canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, points: Sequence[int]

@@ -1,6 +1,6 @@
 """Core ML packages on this machine: Core ML itself on macOS, elsewhere the reference interpreter.
 
-The interpreter runs the written file in PyTorch, every fp16 result rounded to fp16. It is no Core ML: its
+The interpreter runs the written file in NumPy, every fp16 result rounded to fp16. It is no Core ML: its
 times say nothing about a phone, and Core ML may round otherwise inside an operation.
 """
 
@@ -88,8 +88,6 @@ def _interpreter(
     package: Package, where: dict[str, tuple[Path, str]], threads: int
 ) -> tuple[Callable[[str], Function], str, float]:
     """The reference interpreter of :mod:`canet_mobile.replay.mil`."""
-    import torch
-
     from canet_mobile.replay.mil.interpreter import Loader
     from canet_mobile.replay.mil.model import open_mlpackage, protobuf
 
@@ -105,26 +103,35 @@ def _interpreter(
                     f"does not hold the function {function!r} of the entry {entry!r}", where=path, fix=AGAIN
                 )
     program_ms = (time.perf_counter_ns() - start) / 1e6
+    blas = _blas()
 
     def load(entry: str) -> Function:
         path, function = where[entry]
         program = loaders[path].load(function)
 
         def run(given: Inputs) -> dict[str, NDArray[Any]]:
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
+            with blas.limit(limits=threads):
                 return program(**given)
-            finally:
-                torch.set_num_threads(before)
 
         return run
 
     return (
         load,
-        f"reference interpreter of the .mlpackage in PyTorch {_version('torch')}, not Core ML",
+        f"reference interpreter of the .mlpackage in NumPy {np.__version__}, not Core ML",
         program_ms,
     )
+
+
+def _blas() -> Any:
+    """The thread pool of NumPy's BLAS, which NumPy itself has no way to set."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError as error:
+        raise CanetError(
+            f"running a .mlpackage where there is no Core ML needs threadpoolctl ({error})",
+            fix="pip install 'canet-mobile[coreml]'",
+        ) from error
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _core_ml(where: dict[str, tuple[Path, str]]) -> tuple[Callable[[str], Function], str, float]:
