@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,19 @@ def test_every_target_has_the_same_operating_points(packages: Path) -> None:
     assert all(each == points[0] for each in points)
     assert {manifest["interface"]["point_input"] for manifest in manifests} == {"point"}
     assert all(row["package_host"] is not None for each in manifests for row in each["operating_points"])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_point_that_is_none_is_refused_before_the_runtime_sees_it(packages: Path, name: str) -> None:
+    package = open_package(packages / name)
+    device, row = open_device(package), package.golden[0]
+    for point in (-1, len(POINTS), 2**31 - 1, 2**31, -(2**31)):
+        for ask in (partial(run_router, device), partial(recommend, device, package)):
+            with pytest.raises(UsageError, match=f"there is no operating point {point}") as error:
+                ask(row.input, point)
+            assert error.value.where == package.source
+            assert error.value.fix == "one of: 0 saver, 1 balanced, 2 best"
+    assert run_router(device, row.input, len(POINTS) - 1)[0] == row.routes[-1]
 
 
 @pytest.mark.parametrize("name", TARGETS)

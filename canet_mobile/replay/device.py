@@ -7,7 +7,7 @@ two functions as this machine, so :func:`recommend` and everything above it neve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, UsageError, unknown_name
-from canet_mobile.model.points import BALANCED
+from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.package.package import Package
 
 ROUTER = "router"
@@ -100,7 +100,7 @@ def require_built(device: str) -> None:
 
 
 def open_device(package: Package, device: str = "host", *, threads: int = 1) -> Device:
-    """Load a package's program on a device.
+    """Load a package's program on a device, which is asked for operating points that there are only.
 
     Raises:
         UsageError: no such device, or it is not built yet.
@@ -109,7 +109,28 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
     """
     require_built(device)
     runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest['target']}")
-    return runtime.open_device(package, threads)
+    opened: Device = runtime.open_device(package, threads)
+
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
+        require_point(point, package)
+        return opened.call(entry, seq, point)
+
+    return replace(opened, call=call)
+
+
+def require_point(point: int, package: Package) -> None:
+    """Refuse an operating point that is none.
+
+    Before the runtime sees it: what a look-up outside its table does differs by runtime, and some answer.
+
+    Raises:
+        UsageError: names the point.
+    """
+    if not 0 <= point < len(POINTS):
+        listed = ", ".join(f"{number} {name}" for number, name in enumerate(POINTS))
+        raise UsageError(
+            f"there is no operating point {point}", where=package.source, fix=f"one of: {listed}"
+        )
 
 
 def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
