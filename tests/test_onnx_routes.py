@@ -153,7 +153,7 @@ def test_every_input_is_required_because_java_refuses_one_with_a_default(
     one = "tensor(int32)", [1]
     assert takes == [("seq", "tensor(int32)", [1, 10]), ("force_route", *one), ("point", *one)]
     assert not session.get_overridable_initializers()
-    with pytest.raises(ValueError, match="Required inputs.*point.* are missing"):
+    with pytest.raises(ValueError, match=r"Required inputs.*point.* are missing"):
         session.run(None, {"seq": histories(1)[0][None], "force_route": np.array([-1], np.int32)})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,13 +84,15 @@ def build_graph(job: Job, *, router_only: bool = False) -> Built:
     seq = graph.node("Where", is_item, "seq", graph.scalar("pad_id", 0, np.int32))
     pad = pad_mask(graph, is_item, one=not job.plain)
     items = items_of(graph, numbers, seq)
-    only = ids[0] if job.canet.router is not None else 0  # as the reference answers without a router
-    route = graph.constants.add("only_route", np.array([only], np.int64))
+    only_id = ids[0] if job.canet.router is not None else 0  # as the reference answers without a router
+    only = graph.constants.add("only_route", np.array([only_id], np.int64))
+
+    def ask(inner: Graph) -> str:
+        return route_of(inner, numbers, items, seq, pad, POINT_INPUT) if numbers.has_router else only
+
     if not job.plain:
         inputs += [value_info(name, INT32, [1]) for name in (FORCE, POINT_INPUT)]
-        routed = partial(route_of, numbers=numbers, items=items, seq=seq, pad=pad, point=POINT_INPUT)
-        route = _chosen(graph, routed if numbers.has_router else lambda _, only=route: only, ids, len(space))
-    route = graph.rename(route, "route")
+    route = graph.rename(only if job.plain else _chosen(graph, ask, ids, len(space)), "route")
     if router_only:
         return Built(graph, inputs, outputs)
 

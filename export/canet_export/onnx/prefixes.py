@@ -19,7 +19,7 @@ NOWHERE = 2**31 - 1  # a row that the table does not have: Gather refuses it
 
 
 def rows_of_routes(graph: Graph, ids: Sequence[int], count: int) -> str:
-    """Constant int64 [count]: for each route of the space its place among the exported ``ids``, or nowhere."""
+    """A constant int64 [count]: each route's place among the exported ``ids``, or nowhere."""
     row_of = np.full(count, NOWHERE, np.int64)
     row_of[list(ids)] = np.arange(len(ids))
     return graph.constants.add("row_of_route", row_of)
