@@ -48,7 +48,7 @@ def jar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             _missing(f"{what} is not here: there is no {command} on the PATH")
     folder = tmp_path_factory.mktemp("jar")
     fetch = ["mvn", "-q", "-B", COPY, f"-Dartifact={JAR}", f"-DoutputDirectory={folder}"]
-    fetched = subprocess.run(fetch, cwd=folder, capture_output=True, text=True, check=False)
+    fetched = subprocess.run(fetch, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     assert fetched.returncode == 0, f"Maven cannot fetch {JAR}: {fetched.stdout[-2000:]}{fetched.stderr}"
     (found,) = folder.glob("*.jar")
     yield found
@@ -72,7 +72,7 @@ def package(
 
 
 def from_jvm(jar: Path, model: Path, calls: Sequence[Call], folder: Path) -> dict[Call, list[str]]:
-    """What a JVM answers to each call, in an empty home: route, scores and ids, or one text ``refused ...``."""
+    """What a JVM in an empty home answers: route, scores and ids of each call, or the text ``refused ...``."""
     asked, answered, home, temporary = (folder / name for name in ("calls", "answers", "home", "tmp"))
     home.mkdir()
     temporary.mkdir()
@@ -82,7 +82,7 @@ def from_jvm(jar: Path, model: Path, calls: Sequence[Call], folder: Path) -> dic
     env.pop("XDG_CACHE_HOME", None)
     command = ["java", "-Xmx512m", f"-Duser.home={home}", f"-Djava.io.tmpdir={temporary}", "-cp", str(jar)]
     command += [str(PROGRAM), str(model), str(asked), str(answered)]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", check=False)
     assert run.returncode == 0, run.stderr
     # A device id and an event database would lie in the first, .ses and a log in the second.
     assert not [path for place in (home, temporary) for path in place.rglob("*") if path.is_file()]
@@ -147,10 +147,9 @@ def test_a_jvm_outlives_what_is_out_of_range(jar: Path, package: Package, file: 
         history[[1, -1]] = number
     forces = (ASK, ROUTER_ALONE, package.routes[-1].id)
     calls = [(force, BALANCED, tuple(each.tolist())) for each in odd.values() for force in forces]
-    refused = [
-        (force, point, tuple(seq.tolist())) for force in (ASK, ROUTER_ALONE) for point in (-1, 3, 2**31 - 1)
-    ]
-    refused += [(force, BALANCED, tuple(seq.tolist())) for force in (len(package.space), 2**31 - 1)]
+    steered = [(force, point) for force in (ASK, ROUTER_ALONE) for point in (-1, len(POINTS), 2**31 - 1)]
+    steered += [(force, BALANCED) for force in (len(package.space), 2**31 - 1)]
+    refused = [(*values, tuple(seq.tolist())) for values in steered]
     answers = from_jvm(jar, package.directory / file, [*refused, *calls], tmp_path)
     for call in refused:
         assert answers[call][0].startswith("refused ") and "out of data bounds" in answers[call][0], call
