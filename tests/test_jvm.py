@@ -72,7 +72,7 @@ def package(
 
 
 def from_jvm(jar: Path, model: Path, calls: Sequence[Call], folder: Path) -> dict[Call, list[str]]:
-    """What a JVM in an empty home answers: route, scores and ids of each call, or the text ``refused ...``."""
+    """What a JVM in an empty home answers: route, scores and ids of each call, or ``refused ...``."""
     asked, answered, home, temporary = (folder / name for name in ("calls", "answers", "home", "tmp"))
     home.mkdir()
     temporary.mkdir()
