@@ -119,14 +119,20 @@ def test_a_graph_without_its_inputs_is_refused(world: World, tmp_path: Path) -> 
     refresh(broken, interface=interface)
     with pytest.raises(RuntimeFailure, match="does not have other_name"):
         open_device(open_package(broken))
+    promised = read_json(world.package / "manifest.json")["interface"]
     model = onnx.load(broken / "canet.onnx")
-    for values in (model.graph.input, model.graph.initializer):
-        values.remove(next(value for value in values if value.name == "point"))
+    model.graph.initializer.append(onnx.helper.make_tensor("point", 6, [1], [1]))  # a default
+    onnx.save(model, broken / "canet.onnx")
+    refresh(broken, interface=promised)
+    with pytest.raises(RuntimeFailure, match="does not have point, which the manifest promises"):
+        open_device(open_package(broken))
+    model.graph.initializer.pop()
+    model.graph.input.remove(next(value for value in model.graph.input if value.name == "point"))
     model.graph.node.insert(
         0, onnx.helper.make_node("Constant", [], ["point"], value=onnx.helper.make_tensor("p", 6, [1], [1]))
     )
     onnx.save(model, broken / "canet.onnx")
-    refresh(broken, interface=read_json(world.package / "manifest.json")["interface"])
+    refresh(broken, interface=promised)
     with pytest.raises(RuntimeFailure, match="does not have point, which the manifest promises"):
         open_device(open_package(broken))
 

@@ -26,7 +26,8 @@ def open_device(package: Package, threads: int) -> Device:
 
     Raises:
         Refused: the toolkit is missing.
-        RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises.
+        RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises. An
+            input that has a default is lacking too: Java cannot give it.
     """
     try:
         ort = onnxruntime()
@@ -66,7 +67,7 @@ def open_device(package: Package, threads: int) -> Device:
         if entry == ROUTER and constant:
             return constant[0]
         feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None], **forced[entry]}
-        if entry == ROUTER and at:
+        if at:  # which a route does not read
             feeds[at] = np.array([point], np.int32)
         try:
             start = time.perf_counter_ns()
@@ -83,8 +84,7 @@ def open_device(package: Package, threads: int) -> Device:
 
 
 def _require_names(package: Package, session: Any, inputs: list[str]) -> None:
-    has = {value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())}
-    has |= {value.name for value in session.get_outputs()}
+    has = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
     missing = sorted({*inputs, "route", *ANSWER} - has)
     if missing:
         raise RuntimeFailure(
