@@ -64,7 +64,7 @@ def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, point
 
 def package_lists(canet: Canet, package: Package, seqs: NDArray[np.int32], point: int = BALANCED) -> Lists:
     """What the checkpoint of a package answers with its routes, list length and seen policy."""
-    return routed_lists(as_exported(canet, package), seqs, package.k, package.manifest["seen"], point)
+    return routed_lists(as_exported(canet, package), seqs, package.k, package.manifest.seen, point)
 
 
 @torch.inference_mode()

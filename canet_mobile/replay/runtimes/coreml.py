@@ -127,7 +127,8 @@ def _blas() -> Any:
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a .mlpackage where there is no Core ML needs threadpoolctl ({error})",
             fix="pip install 'canet-mobile[coreml]'",
         ) from error
