@@ -31,7 +31,7 @@ from canet_export.targets import TARGETS
 from canet_mobile.files import write_json
 from canet_mobile.machine import describe_machine, peak_resident_bytes, quiet
 from canet_mobile.model.canet import Canet
-from canet_mobile.model.integers import IntegerModel, quantize_model
+from canet_mobile.model.integers import FOLDED_INTO, IntegerModel, quantize_model
 from canet_mobile.model.space import Route, RoutingSpace
 
 RESULTS = Path(__file__).parent / "results" / "package_sizes.json"
@@ -46,7 +46,8 @@ def weights_once(
     canet: Canet, integers: IntegerModel | None, quantization: str, routes: tuple[Route, ...]
 ) -> int:
     """Bytes of every number that the routes or the router use, each counted once: integers in their bits,
-    their scales and what is not quantized in float32, everything but the router in halves for fp16."""
+    their scales and what is not quantized in float32, everything but the router in halves for fp16; the
+    scalars that are folded into matrices not at all."""
     weights = Weights(canet)
     for route in routes:
         RouteGraph(weights, canet, route, K, "keep")
@@ -62,7 +63,7 @@ def weights_once(
             where[: key[1]] = True
     for name, where in used.items():
         if name.startswith("router."):
-            where.fill_(True)
+            where.fill_(name.rpartition(".")[2] not in FOLDED_INTO)
     total = 0.0
     for name, where in used.items():
         found = None if integers is None else integers.tensors.get(name)
