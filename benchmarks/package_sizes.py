@@ -4,7 +4,7 @@
 
 Each package stands beside two figures: the full model alone, which is the largest route exported without a
 router in the same format and quantization, measured as a file; and the weights that its routes and its router
-use, counted once, which no file can be smaller than. Random weights: sizes and export time hold for a trained
+use, counted once. Random weights: sizes and export time hold for a trained
 model of the same shape. The default package holds the routes that its router gives to users; here those of
 the recorded run on online-retail (canet, seed 0), the dearest pair of its three seeds. Each row is a process
 of its own; a row that stands in the results is not made again (--again does).
@@ -46,7 +46,7 @@ def weights_once(
     canet: Canet, integers: IntegerModel | None, quantization: str, routes: tuple[Route, ...]
 ) -> int:
     """Bytes of every number that the routes or the router use, each counted once: integers in their bits,
-    their scales and what is not quantized in float32, everything but the router in halves for fp16; the
+    their scales in halves, what is not quantized in float32 (the supernet in halves for fp16); the
     scalars that are folded into matrices not at all."""
     weights = Weights(canet)
     for route in routes:
@@ -72,7 +72,7 @@ def weights_once(
             total += count * (HALF if quantization == "fp16" and not name.startswith("router.") else FLOAT)
         else:
             groups = where.shape[-1] // found.scale.shape[-1]
-            total += count * found.bits / 8 + int(where[..., ::groups].sum()) * FLOAT
+            total += count * found.bits / 8 + int(where[..., ::groups].sum()) * HALF
     return round(total)
 
 

@@ -68,4 +68,4 @@ def test_integers_take_their_bits_and_a_scale_a_row(weights_once: Callable[..., 
     matrices = sum(found.values.numel() for found in integers.tensors.values())
     scales = sum(found.scale.numel() for found in integers.tensors.values())
     fp32 = weights_once(canet, None, "fp32", SPACE.routes)
-    assert weights_once(canet, integers, "int8", SPACE.routes) == fp32 - 3 * matrices + 4 * scales
+    assert weights_once(canet, integers, "int8", SPACE.routes) == fp32 - 3 * matrices + 2 * scales
