@@ -42,6 +42,14 @@ Amazon Beauty with all its items (`data import --min-item-count 1`), `train --se
 residual=0.1 --set batch=64 --set lr=4e-3 --set dropout=0.3 --set epochs=5`. Neither had converged, and the routers of both
 use two routes of two blocks: the average user is that cheap because of it.
 """
+OVER_CATALOGUES = """## Over catalogues
+
+Random weights, length 50, untied, shared router table: `python benchmarks/package_sizes.py`. The default package is that of
+a router which takes the routes of the recorded run on online-retail (canet, seed 0). "Weights in use" are those of its routes
+and its router, each number counted once; the full model alone is the largest route without a router, as a file of its own.
+Export is the writing of the file alone, without what surrounds and checks it; the default packages were written beside
+other work, which costs CPU time too.
+"""
 
 
 def megabytes(size: int) -> str:
@@ -134,11 +142,7 @@ def sizes_table() -> str:
         for r in size_rows()
     ]
     return (
-        "## Over catalogues\n\nRandom weights, length 50, untied, shared router table: "
-        "`python benchmarks/package_sizes.py`. The default package is that of a router which takes the routes "
-        'of the recorded run on online-retail (canet, seed 0). "Weights in use" are those of its routes and '
-        "its router, each number counted once; the full model alone is the largest route without a router, as a "
-        "file of its own. Export is the writing of the file alone, without what surrounds and checks it.\n\n"
+        f"{OVER_CATALOGUES}\n"
         "| items | target, preset | routes | MB | / weights in use | / full model alone "
         "| export, CPU s | peak memory, GB |\n|---:|---|---|---:|---:|---:|---:|---:|\n"
         + "\n".join(lines)
