@@ -200,8 +200,9 @@ def invoke(command: Any, *arguments: object) -> Result:
 
 
 def exported_to(target: str, run: Path, out: Path, *options: object) -> Path:
-    """A package of a run, made by the command line with lists of 10."""
-    result = invoke(export, run, "--target", target, "--k", 10, "--out", out, *options)
+    """A package of a run, by the command line, with lists of 10: of every route unless some are chosen."""
+    chosen = () if {"--routes", "--route", "--max-mflops"} & set(options) else ("--routes", "all")
+    result = invoke(export, run, "--target", target, "--k", 10, "--out", out, *chosen, *options)
     assert result.exit_code == 0, (result.exception, result.output)
     return out
 

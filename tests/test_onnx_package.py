@@ -26,7 +26,7 @@ from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
-from canet_mobile.errors import CanetError
+from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import read_json, write_json
 from canet_mobile.model.points import POINTS
 from canet_mobile.package.package import open_package
@@ -247,10 +247,17 @@ def test_a_table_of_some_routes_or_a_wrong_one_is_refused_by_name(world: World, 
     with pytest.raises(CanetError, match=r"no such table[\s\S]*--costs-out FILE"):
         spending_of(config, 60)
     some = exported(world.run, tmp_path / "some", "--routes", "e8_h8_d1,e16_h16_d2", "--users", 0)
-    assert invoke(replay, some, "--data", world.dataset, "--limit", 3, "--costs-out", costs).exit_code == 0
+    error = invoke(replay, some, "--data", world.dataset, "--limit", 3, "--costs-out", costs).exception
+    assert isinstance(error, UsageError) and "holds 2 of 8 routes" in str(error)
+    assert "--routes all" in str(error) and not costs.exists()
+    whole = ("--data", world.dataset, "--limit", 3, "--costs-out", costs)
+    assert invoke(replay, world.package, *whole).exit_code == 0
+    table = read_json(costs)
+    write_json(
+        costs, table | {"routes": {name: table["routes"][name] for name in ("e8_h8_d1", "e16_h16_d2")}}
+    )
     with pytest.raises(CanetError, match=r"no cost of e8_h8_d2 \(missing: 6 of 8[\s\S]*--routes all"):
         spending_of(config, 60)
-    table = read_json(costs)
     write_json(costs, table | {"router": 0})
     with pytest.raises(CanetError, match=r"costs\.json: field \$\.router: 0"):
         spending_of(config, 60)

@@ -47,7 +47,7 @@ def steps(out: Path, settings: Sequence[str]) -> list[Step]:
             out / "evaluation.json",
         ),
         Step(
-            "Export one package with all routes",
+            "Export one package with the routes that users get",
             ["export", f"{run}", "--target", "executorch", "--quantize", "int8", "--out", f"{package}"],
             package,
         ),

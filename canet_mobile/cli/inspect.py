@@ -208,6 +208,7 @@ def _print_package(found: dict[str, Any]) -> None:
             ("minimum", ", ".join(f"{name} {version}" for name, version in found["minimum_os"].items())),
             ("input", f"{found['length']} of {found['items']:,} items, left-padded int32"),
             ("output", f"top {found['k']}, seen={found['seen']}"),
+            ("routes", f"{len(found['entries']) - 1} of {_possible(found['space'])} in the routing space"),
             ("NDCG@10", scores),
             ("golden rows", str(found["golden_rows"])),
             ("from", f"checkpoint {found['checkpoint']['sha256'][:16]}"),
@@ -227,6 +228,12 @@ def _print_package(found: dict[str, Any]) -> None:
         costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
         delegated = f"{'':<10}{partitions}; {outside}" if is_known else ""
         click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{delegated}")
+
+
+def _possible(space: dict[str, list[int]]) -> int:
+    from math import prod
+
+    return prod(map(len, space.values()))
 
 
 def _print_points(points: list[dict[str, Any]], default: str | None) -> None:

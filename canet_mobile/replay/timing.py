@@ -21,8 +21,9 @@ def require_measurable(package: Package) -> None:
     """Refuse a package whose times on this machine would be of no use.
 
     Raises:
-        UsageError: the package has no router, so there is nothing to keep a budget with; or it is a Core ML
-            package and this is no Mac, so that an interpreter would run it.
+        UsageError: the package has no router, so there is nothing to keep a budget with; or it holds some of
+            the routes only, and a budget needs the cost of each; or it is a Core ML package and this is no
+            Mac, so that an interpreter would run it.
     """
     if package.manifest.target == "coreml" and sys.platform != "darwin":
         raise UsageError(
@@ -35,6 +36,13 @@ def require_measurable(package: Package) -> None:
             "--costs-out: the package has no router, so nothing could be chosen by the costs of its routes",
             where=package.source,
             fix="measure the package of a canet run",
+        )
+    if len(package.routes) < len(package.space):
+        raise UsageError(
+            f"--costs-out: the package holds {len(package.routes)} of {len(package.space)} routes, "
+            "and a budget needs the cost of each",
+            where=package.source,
+            fix="canet-mobile export RUN --routes all",
         )
 
 
