@@ -6,9 +6,11 @@ two functions as this machine, so :func:`recommend` and everything above it neve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
+from canet_mobile.package.consistency import ITEM_MAP
 from canet_mobile.package.package import Package
 
 ROUTER = "router"
 DEVICES = ("host", "arm64", "android", "ios")
 WARM_UPS = 3
+# Of each target's runtime, on PyPI; Core ML is part of the system.
+DISTRIBUTIONS = {"executorch": "executorch", "tflite": "ai-edge-litert", "onnx": "onnxruntime"}
 
 Sequences = NDArray[np.int32]
 
@@ -100,22 +105,81 @@ def require_built(device: str) -> None:
 
 
 def open_device(package: Package, device: str = "host", *, threads: int = 1) -> Device:
-    """Load a package's program on a device.
+    """Load a package's program on a device, which is asked about items of the package only.
 
     Raises:
         UsageError: no such device, or it is not built yet.
-        CanetError: the toolkit is missing.
+        CanetError: the toolkit is missing, or older than the package asks for.
         RuntimeFailure: the program does not load.
     """
     require_built(device)
+    require_runtime(package)
     runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest['target']}")
-    return runtime.open_device(package, threads)
+    opened: Device = runtime.open_device(package, threads)
+
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
+        require_items(seq, package)
+        return opened.call(entry, seq, point)
+
+    return replace(opened, call=call)
+
+
+def require_items(seq: Sequences, package: Package) -> None:
+    """Refuse a history [L] with an id that is neither padding nor an item of the package.
+
+    Before the runtime sees it: what a look-up outside its table does differs by runtime, and one of them ends
+    the process.
+
+    Raises:
+        CanetError: names the first such id and its position.
+    """
+    if seq.min() >= 0 and seq.max() <= package.items:
+        return
+    position = int(((seq < 0) | (seq > package.items)).argmax())
+    raise CanetError(
+        f"the history holds the id {int(seq[position])} at position {position} of 0..{len(seq) - 1}; "
+        f"the items are 1..{package.items}, and 0 is padding",
+        where=package.source,
+        fix=f"give ids of {ITEM_MAP}; leave out items that it does not hold",
+    )
+
+
+def require_runtime(package: Package) -> None:
+    """Refuse a runtime that is older than the oldest that was measured right with such packages.
+
+    One that is not installed under the name it has on PyPI is not judged here; the golden rows judge every one.
+
+    Raises:
+        CanetError: names both versions.
+    """
+    runtime = package.manifest["runtime"]
+    minimum = runtime["minimum"]
+    distribution = DISTRIBUTIONS.get(package.manifest["target"])
+    if minimum is None or distribution is None:
+        return
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return
+    if release(found) < release(minimum):
+        raise CanetError(
+            f"needs {runtime['name']} {minimum} or newer; {distribution} {found} is installed here",
+            where=package.source,
+            fix=f"pip install --upgrade {distribution}",
+        )
+
+
+def release(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (1, 5, 1) of ``1.5.1+cpu``."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
     """The route id of one history [L] at an operating point, and the nanoseconds it took.
 
     Raises:
+        CanetError: the history holds an id that is no item.
         RuntimeFailure: the router fails or does not return one integer of the promised type.
     """
     answer = device.call(ROUTER, seq, point)
@@ -130,6 +194,7 @@ def run_entry(
     """Scores [k], ids [k] and nanoseconds of one submodel for one history [L].
 
     Raises:
+        CanetError: the history holds an id that is no item.
         RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids [1, k] of the
             promised type.
     """
@@ -151,7 +216,8 @@ def recommend(device: Device, package: Package, seq: Sequences, point: int = BAL
     """Run the router at an operating point, then the entry it names, on one history [L] int32.
 
     Raises:
-        CanetError: a call failed, or the router names a route that the package does not hold.
+        CanetError: an id is no item, a call failed, or the router names a route that the package does not
+            hold.
     """
     route, router_ns = run_router(device, seq, point)
     scores, ids, submodel_ns = run_entry(device, package.route(route).entry, seq, package.k)
