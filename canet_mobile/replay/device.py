@@ -147,7 +147,7 @@ def require_items(seq: Sequences, package: Package) -> None:
 def require_runtime(package: Package) -> None:
     """Refuse a runtime that is older than the oldest that was measured right with such packages.
 
-    One that is not installed under the name it has on PyPI is not judged here; the golden rows judge every one.
+    One that is not installed under its name on PyPI is not judged here; the golden rows judge every one.
 
     Raises:
         CanetError: names both versions.
