@@ -1,4 +1,4 @@
-"""A package in a released runtime: answers calls that come as lines of JSON, in an environment of that runtime.
+"""A package in a released runtime: answers calls that come as lines of JSON.
 
     python _floor_child.py API MODEL
 
@@ -38,7 +38,13 @@ def compiled_model(path: str) -> Run:
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
+    from ai_edge_litert.interpreter import Interpreter
+
     model = CompiledModel.from_file(path, hardware_accel=HardwareAccelerator.CPU)
+    reader = Interpreter(model_path=path)  # tells shapes, which early versions of CompiledModel do not
+
+    def details(entry: str) -> dict[str, Any]:
+        return reader.get_signature_runner(entry).get_output_details()
 
     def run(entry: str, inputs: Inputs, names: list[str]) -> dict[str, Any]:
         signature = model.get_signature_list()[entry]
@@ -47,9 +53,11 @@ def compiled_model(path: str) -> Run:
         for name, buffer in zip(signature["inputs"], given, strict=True):
             buffer.write(inputs[name].reshape(-1))
         model.run_by_index(index, given, found)
-        types = {"route": np.int32, "scores": np.float32, "ids": np.int32}
-        places = [signature["outputs"].index(name) for name in names]
-        sizes = [model.get_output_buffer_requirements(index, place)["buffer_size"] for place in places]
+        shapes = details(entry)
+        return {
+            name: buffer.read(int(np.prod(shapes[name]["shape"])), shapes[name]["dtype"])
+            for name, buffer in zip(signature["outputs"], found, strict=True)
+        }
 
     return run
 

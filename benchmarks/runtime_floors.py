@@ -3,12 +3,12 @@
     python benchmarks/runtime_floors.py packages/tflite-int8 packages/tflite-fp32 packages/onnx-int8 ...
     python benchmarks/targets_table.py            # docs/targets/README.md from the record
 
-A runtime that is too old need not refuse a package: some compute something else without a word. Each release is
-installed from PyPI into an environment under --work, loads the model file as an app does and answers the golden
-rows, which are judged as `canet-mobile parity` judges them. Environments are removed afterwards (--keep keeps
-them). ExecuTorch is installed without its dependencies and takes PyTorch from the environment that runs this
-script. The record, benchmarks/results/runtime_floors.json, keeps what other packages and releases said before;
-`canet_export/floors.py` states the floors, and a test holds it to this record.
+A runtime that is too old need not refuse a package: some compute something else without a word. Each release
+is installed from PyPI into an environment under --work, loads the model file as an app does and answers the
+golden rows, which are judged as `canet-mobile parity` judges them. Environments are removed afterwards
+(--keep keeps them). ExecuTorch is installed without its dependencies and takes PyTorch from the environment that runs
+this script. The record, benchmarks/results/runtime_floors.json, keeps what other releases said before;
+`canet_export/floors.py` states the floors, and a test holds it to the record.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def answered(python: Path, release: Release, package: Package) -> dict[str, Any]
 
 
 def judged(check: Check, rows: int) -> dict[str, Any]:
-    """Rows right in all, in the router at every point, and in the list; and the first error, if a call failed."""
+    """Rows right in all, in the router at every point, and in the list; the first error of a call."""
     failed = {failure.case for failure in check.failures if failure.tensor == "call"}
     router = failed | {f.case for f in check.failures if f.entry == ROUTER}
     lists = failed | {f.case for f in check.failures if f.entry != ROUTER}

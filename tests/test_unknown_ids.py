@@ -19,8 +19,8 @@ UNKNOWN = (-1, ITEMS + 1, 2**31 - 1, -(2**31))
 MODULES = {
     "executorch": "executorch", "tflite": "litert_torch", "onnx": "onnxruntime", "coreml": "coremltools"
 }  # fmt: skip
-# Where the graph takes such an id for padding. In Core ML it does not (what a look-up outside the table does is
-# undefined there, and its cost cannot be measured off a Mac): an app's check is all there is.
+# Where the graph takes such an id for padding. In Core ML it does not (what a look-up outside the table does
+# is undefined there, and its cost cannot be measured off a Mac): an app's check is all there is.
 GUARDED = ("executorch", "tflite")
 CASES = [(target, preset) for target in MODULES for preset in ("int8", "fp32")]
 
@@ -57,7 +57,7 @@ class Case:
     package: Path
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     target, preset = request.param
     pytest.importorskip(MODULES[target])

@@ -1,7 +1,8 @@
 """The oldest runtime that was measured right with a package of each target, for the manifest.
 
-Measured by benchmarks/runtime_floors.py with golden rows; tests/test_runtime_floors.py holds this to its record.
-What an older one does differs: TFLite up to 2.17 takes an int8 file and answers wrongly without a word.
+Measured by benchmarks/runtime_floors.py with golden rows; tests/test_runtime_floors.py holds this to its
+record. What an older one does differs: TFLite up to 2.17 takes an int8 file and answers wrongly, without a
+word.
 """
 
 from __future__ import annotations
