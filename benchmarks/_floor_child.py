@@ -37,7 +37,6 @@ def compiled_model(path: str) -> Run:
     """LiteRT's CompiledModel over the whole file."""
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-
     from ai_edge_litert.interpreter import Interpreter
 
     model = CompiledModel.from_file(path, hardware_accel=HardwareAccelerator.CPU)

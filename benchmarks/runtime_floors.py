@@ -5,9 +5,11 @@
 
 A runtime that is too old need not refuse a package: some compute something else without a word. Each release
 is installed from PyPI into an environment under --work, loads the model file as an app does and answers the
-golden rows, which are judged as `canet-mobile parity` judges them. Environments are removed afterwards
-(--keep keeps them). ExecuTorch is installed without its dependencies and takes PyTorch from the environment that runs
-this script. The record, benchmarks/results/runtime_floors.json, keeps what other releases said before;
+golden rows, which are judged as `canet-mobile parity` judges them. Environments are removed (--keep
+keeps them). ExecuTorch is installed without its dependencies and takes PyTorch from the environment that runs
+this script.
+
+The record, benchmarks/results/runtime_floors.json, keeps what other releases said before.
 `canet_export/floors.py` states the floors, and a test holds it to the record.
 """
 

@@ -23,8 +23,8 @@ class Floor:
 
 
 FLOORS = {
-    "executorch": Floor("ExecuTorch", "1.5.0"),
+    "executorch": Floor("ExecuTorch", "1.5.1"),
     "coreml": Floor("Core ML", None),
     "tflite": Floor("LiteRT", "1.0.1"),
-    "onnx": Floor("ONNX Runtime", "1.20.0"),
+    "onnx": Floor("ONNX Runtime", "1.20.1"),
 }
