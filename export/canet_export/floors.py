@@ -23,7 +23,7 @@ class Floor:
 
 
 FLOORS = {
-    "executorch": Floor("ExecuTorch", "1.5.1"),
+    "executorch": Floor("ExecuTorch", "1.4.1"),
     "coreml": Floor("Core ML", None),
     "tflite": Floor("LiteRT", "1.0.1"),
     "onnx": Floor("ONNX Runtime", "1.20.1"),
