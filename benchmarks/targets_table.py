@@ -150,6 +150,43 @@ def sizes_table() -> str:
     )
 
 
+def runtimes_table() -> str:
+    """What released runtimes make of the golden rows."""
+    path = RESULTS / "runtime_floors.json"
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    by_release: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for each in found["rows"]:
+        name = (each["target"], f"{each['distribution']} {each['version']}", each["api"])
+        by_release.setdefault(name, {})[each["quantization"]] = each
+    lines = []
+    for name, presets in by_release.items():
+        cells = [verdict(presets.get(preset)) for preset in ("int8", "fp32")]
+        lines.append(f"| {' | '.join((*name, *cells))} |")
+    return (
+        "## Released runtimes\n\nGolden rows that a released runtime answers right, by `python "
+        "benchmarks/runtime_floors.py PACKAGE...` on this x86-64 host, each release from PyPI in an environment of "
+        "its own (LiteRT 2.3.0 in this project's; ExecuTorch with its PyTorch). The manifest's `runtime.minimum` is the oldest of "
+        "each target that is right with every preset, and from which on all are. **A runtime that is too old need "
+        "not say so**: replay the golden rows at start.\n\n"
+        "| target | release | API | int8: rows right | fp32: rows right |\n|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def verdict(found: dict[str, Any] | None) -> str:
+    """One cell: rows right, what is wrong, or the runtime's own error."""
+    if found is None:
+        return NONE
+    text = f"{found['rows_right']} of {found['rows']}"
+    if found["error"]:
+        said = found["error"].replace("|", "/").replace("\n", " ")
+        return f"{text}: {said[:90]}"
+    return text if found["rows_right"] == found["rows"] else f"**{text}, without a word**"
+
+
 def short_sizes() -> str:
     """The README's first: int8 default packages beside what they could weigh, and beside all routes."""
     found = {(r["items"], r["target"], r["held"]): r for r in size_rows() if r["quantization"] == "int8"}
@@ -201,7 +238,7 @@ def document() -> str:
     by_run: dict[str, list[dict[str, Any]]] = {}
     for record in records():
         by_run.setdefault(record["run"], []).append(record)
-    return "\n".join([INTRO, sizes_table(), *map(run_table, by_run.values())])
+    return "\n".join([INTRO, sizes_table(), *map(run_table, by_run.values()), runtimes_table()])
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "operating_points": unmeasured_points(),
         "default_point": "balanced",
         "interface": {"style": "entries", "point_input": "point"},
-        "runtime": {},
+        "runtime": {"name": "ExecuTorch", "minimum": "1.5.0"},
         "parts": [],
         "integers": None,
         "sizes": {f"{name}_bytes": 1000 for name in sizes},

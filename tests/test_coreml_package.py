@@ -65,7 +65,7 @@ def test_the_manifest_says_what_an_app_needs(world: World) -> None:
     assert manifest["outputs"]["route"]["ids"] == {"shape": [1, K], "dtype": "int32"}
     assert manifest["minimum_os"] == {"ios": "18.0", "macos": "15.0"}
     assert manifest["runtime"] == {
-        "specification_version": 9, "compute_precision": "float16",
+        "name": "Core ML", "minimum": None, "specification_version": 9, "compute_precision": "float16",
         "router_compute_precision": "float32", "default_function": "router",
     }  # fmt: skip
     listed = [entry["name"] for entry in manifest["files"] if entry["name"].startswith(FILE)]

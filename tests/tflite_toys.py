@@ -77,12 +77,13 @@ class Exported:
     device: Device
 
 
-def opened(job: Job, path: Path, result: ExportResult) -> Device:
+def opened(job: Job, path: Path, result: ExportResult, api: str | None = None) -> Device:
     package = SimpleNamespace(
         manifest=SimpleNamespace(runtime=result.runtime),
         model_path=path,
+        has_router=job.has_router,
         length=LENGTH,
         index_dtype=result.index_dtype,
         routes=[SimpleNamespace(entry=route.entry) for route in job.routes],
     )
-    return open_device(package, 1)  # type: ignore[arg-type]
+    return open_device(package, 1, api)  # type: ignore[arg-type]

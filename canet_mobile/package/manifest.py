@@ -192,7 +192,7 @@ class Manifest:
     operating_points: tuple[PointRow, ...]
     default_point: str | None
     interface: Interface
-    runtime: Mapping[str, str | int | bool]
+    runtime: Mapping[str, str | int | bool | None]
     parts: tuple[Part, ...]
     integers: IntegersRow | None
     sizes: Sizes

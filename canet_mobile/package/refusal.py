@@ -37,6 +37,7 @@ class Code(StrEnum):
     POINTS_DISAGREE = "points_disagree"
     ITEMS_DISAGREE = "items_disagree"
     GOLDEN_INVALID = "golden_invalid"
+    RUNTIME_TOO_OLD = "runtime_too_old"
     RUNTIME_MISSING = "runtime_missing"
     RUNTIME_FAILED = "runtime_failed"
     ENTRY_UNKNOWN = "entry_unknown"

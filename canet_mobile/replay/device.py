@@ -18,7 +18,7 @@ from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
 from canet_mobile.package.package import Package
 from canet_mobile.package.refusal import Code, Refused
-from canet_mobile.replay.guard import require_entry, require_history, require_point
+from canet_mobile.replay.guard import require_entry, require_history, require_point, require_runtime
 
 ROUTER = "router"
 DEVICES = ("host", "arm64", "android", "ios")
@@ -112,10 +112,11 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
 
     Raises:
         UsageError: no such device, or it is not built yet.
-        Refused: a model file is no longer what was verified, or the toolkit is missing.
+        Refused: a model file is no longer what was verified, or the toolkit is missing or too old.
         RuntimeFailure: the program does not load.
     """
     require_built(device)
+    require_runtime(package)
     package.require_unchanged_model()
     runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest.target}")
     opened: Device = runtime.open_device(package, threads)
@@ -142,6 +143,7 @@ def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[i
     """The route id of one history [L] at an operating point, and the nanoseconds it took.
 
     Raises:
+        CanetError: the history holds an id that is no item.
         RuntimeFailure: the router fails or does not return one integer of the promised type.
     """
     answer = device.call(ROUTER, seq, point)
@@ -156,6 +158,7 @@ def run_entry(
     """Scores [k], ids [k] and nanoseconds of one submodel for one history [L].
 
     Raises:
+        CanetError: the history holds an id that is no item.
         RuntimeFailure: the entry fails or does not return scores float32 [1, k] and ids [1, k] of the
             promised type.
     """
@@ -177,7 +180,8 @@ def recommend(device: Device, package: Package, seq: Sequences, point: int = BAL
     """Run the router at an operating point, then the entry it names, on one history [L] int32.
 
     Raises:
-        CanetError: a call failed, or the router names a route that the package does not hold.
+        CanetError: an id is no item, a call failed, or the router names a route that the package does not
+            hold.
     """
     route, router_ns = run_router(device, seq, point)
     scores, ids, submodel_ns = run_entry(device, package.route(route).entry, seq, package.k)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,6 +13,41 @@ from canet_mobile.model.points import POINTS
 from canet_mobile.package.manifest import ITEM_MAP
 from canet_mobile.package.package import Package
 from canet_mobile.package.refusal import Code, Refused
+
+# Of each target's runtime, on PyPI; Core ML is part of the system.
+DISTRIBUTIONS = {"executorch": "executorch", "tflite": "ai-edge-litert", "onnx": "onnxruntime"}
+
+
+def require_runtime(package: Package) -> None:
+    """Refuse a runtime that is older than the oldest that was measured right with such packages.
+
+    One that is not installed under its name on PyPI is not judged here; the golden rows judge every one.
+
+    Raises:
+        Refused: names both versions.
+    """
+    runtime = package.manifest.runtime
+    minimum = runtime["minimum"]
+    distribution = DISTRIBUTIONS.get(package.manifest.target)
+    if minimum is None or distribution is None:
+        return
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        return
+    if release(found) < release(str(minimum)):
+        raise Refused(
+            Code.RUNTIME_TOO_OLD,
+            f"needs {runtime['name']} {minimum} or newer; {distribution} {found} is installed here",
+            where=package.source,
+            fix=f"pip install --upgrade {distribution}",
+        )
+
+
+def release(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (1, 5, 1) of ``1.5.1+cpu``."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def require_entry(package: Package, entry: str) -> None:

@@ -78,9 +78,18 @@ class _Graph(nn.Module):
     def __init__(self, weights: Weights, table: str, cuts: list[tuple[int, int]], positions: Tensor) -> None:
         super().__init__()
         rows = len(weights.full[table])
+        self.rows = rows
         sources = [Slice(table, rows, *cut) for cut in cuts]
         self.table = nn.ModuleList(Embedding(weights.matrix(s), s) for s in sources)
         self.positions = nn.Parameter(positions, requires_grad=False)
+
+    def known(self, seq: Tensor) -> Tensor:
+        """The history with every id that is none of the table's made padding.
+
+        A look-up outside the table ends the process in ExecuTorch's int8 kernel. The loader refuses such an
+        id; this is for an app that does not ask it.
+        """
+        return torch.where((seq < 0) | (seq >= self.rows), 0, seq)
 
     def embedded(self, seq: Tensor) -> Tensor:
         ids = seq.to(torch.int64)  # ExecuTorch's quantized embedding takes nothing else
@@ -148,6 +157,7 @@ class RouteGraph(_Graph):
         return scores.view(1, -1)
 
     def forward(self, seq: Tensor) -> tuple[Tensor, Tensor]:
+        seq = self.known(seq)
         scores = self.scores(seq)
         if self.seen == "exclude":  # padding marks class 0, which is never recommended anyway
             scores = scores.scatter(1, seq.to(torch.int64), PAD_CLASS_BIAS)
@@ -176,6 +186,7 @@ class RouterGraph(_Graph):
         self.points = nn.Parameter(own_storage(weights.full["router.points"]), requires_grad=False)
 
     def forward(self, seq: Tensor, point: Tensor) -> Tensor:
+        seq = self.known(seq)
         x = self.embedded(seq)
         if x.shape[-1] != self.width:
             x = x[..., : self.width]

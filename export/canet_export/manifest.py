@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from canet_export.floors import FLOORS
 from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job
 from canet_export.measured import Measured, unmeasured_points
@@ -162,7 +163,7 @@ def write_manifest(
         "operating_points": _operating_points(job, measured),
         "default_point": POINTS[BALANCED] if job.has_router else None,
         "interface": result.interface | ({} if job.plain else {"point_input": POINT_INPUT}),
-        "runtime": result.runtime,
+        "runtime": {**FLOORS[target].to_json(), **result.runtime},
         "parts": [{"name": name, "entries": list(entries)} for name, entries in result.parts.items()],
         "integers": None
         if integers is None

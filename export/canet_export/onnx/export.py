@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from canet_export.job import ExportResult, Job, Progress
 from canet_export.onnx.model import ASK, ASK_ONLY, FORCE, build_graph, build_model
-from canet_export.onnx.nodes import IR_VERSION, MINIMUM_ONNXRUNTIME, OPSET
+from canet_export.onnx.nodes import IR_VERSION, OPSET
 from canet_export.onnx.ort_format import require_same_answers, write_ort
 from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
@@ -65,7 +65,6 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     runtime: dict[str, str | int | bool] = {
         "opset": OPSET,
         "ir_version": IR_VERSION,
-        "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
         "graph_optimization_level": "basic",
         "dynamic_batch": job.plain,
     }

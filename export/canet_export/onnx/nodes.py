@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 IR_VERSION = 10
 OPSET = 21
 FUSED = "com.microsoft"
-MINIMUM_ONNXRUNTIME = "1.20"
 
 Shape = Sequence[int | str | None]
 

@@ -54,7 +54,7 @@ class Front(nn.Module):
         self.whole = graph
 
     def forward(self, seq: Tensor) -> Tensor:
-        return self.whole.front(seq)
+        return self.whole.front(self.whole.known(seq))
 
 
 class Body(nn.Module):
@@ -65,6 +65,7 @@ class Body(nn.Module):
         self.whole = graph
 
     def forward(self, seq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        seq = self.whole.known(seq)
         return self.whole.answer(seq, self.whole.scores_of(seq, x))
 
 
