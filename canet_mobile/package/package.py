@@ -16,6 +16,7 @@ from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.package.archive import extracted, without_companions
 from canet_mobile.package.consistency import AGAIN, ITEM_MAP, check_item_map, check_points, check_shapes
 from canet_mobile.package.golden import GOLDEN, GoldenRow, read_golden
+from canet_mobile.package.lengths import entry_at
 from canet_mobile.schema import validate
 
 # A file of one of these kinds that the manifest does not list could be loaded by mistake.
@@ -95,6 +96,17 @@ class Package:
     def length(self) -> int:
         """Input length L."""
         return self.manifest["length"]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions that every entry is there for, ascending; the last is :attr:`length`."""
+        return tuple(self.manifest["lengths"])
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Every entry of the model file: the router and the routes, each at every length."""
+        names = ["router", *(route.entry for route in self.routes)]
+        return tuple(entry_at(name, length, self.length) for length in self.lengths for name in names)
 
     @property
     def k(self) -> int:

@@ -7,7 +7,7 @@ two functions as this machine, so :func:`recommend` and everything above it neve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import CanetError, UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
+from canet_mobile.package.lengths import entry_at, held, shortest
 from canet_mobile.package.package import Package
 
 ROUTER = "router"
@@ -55,6 +56,9 @@ class Device:
         call: runs an entry on one history [L] int32 at an operating point, an index into POINTS; only the
             router looks at the point.
         index_dtype: of route ids and item ids, as the manifest says.
+        lengths: positions that its entries compute, ascending; ``call`` takes the shortest that holds the
+            history. Empty where only one length is known.
+        exact: ``call`` at a length that is asked for: (entry, length, history [L], point).
     """
 
     name: str
@@ -64,6 +68,8 @@ class Device:
     load: Callable[[str], float]
     call: Callable[[str, Sequences, int], Answer]
     index_dtype: str = "int64"
+    lengths: tuple[int, ...] = ()
+    exact: Callable[[str, int, Sequences, int], Answer] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,24 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
     """
     require_built(device)
     runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest['target']}")
-    return runtime.open_device(package, threads)
+    return fitted(runtime.open_device(package, threads), package.lengths)
+
+
+def fitted(device: Device, lengths: tuple[int, ...]) -> Device:
+    """The device with an entry's name standing for it at every length: a call takes the shortest that holds
+    the history [L], and loading one loads it at all of them."""
+    longest = lengths[-1]
+
+    def exact(entry: str, length: int, seq: Sequences, point: int) -> Answer:
+        return device.call(entry_at(entry, length, longest), seq[max(0, len(seq) - length) :], point)
+
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
+        return exact(entry, shortest(lengths, held(seq)), seq, point)
+
+    def load(entry: str) -> float:
+        return sum(device.load(entry_at(entry, length, longest)) for length in lengths)
+
+    return replace(device, call=call, load=load, lengths=lengths, exact=exact)
 
 
 def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
@@ -166,6 +189,8 @@ def warm_up(device: Device, entry: str, seq: Sequences) -> tuple[float, float]:
     """
     load_ms = device.load(entry)
     first_ms = device.call(entry, seq, BALANCED).nanoseconds / 1e6
-    for _ in range(WARM_UPS):
-        device.call(entry, seq, BALANCED)
+    for length in device.lengths or (len(seq),):
+        newest = np.where(np.arange(len(seq)) < len(seq) - length, 0, np.maximum(seq, 1)).astype(np.int32)
+        for _ in range(WARM_UPS):
+            device.call(entry, newest, BALANCED)
     return load_ms, first_ms
