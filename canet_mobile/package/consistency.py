@@ -16,7 +16,7 @@ AGAIN = "export or copy the package again"
 
 
 def check_shapes(manifest: dict[str, Any], where: Path) -> None:
-    """Shapes and types are those that length and k give.
+    """Shapes, types and lengths are those that length and k give.
 
     Raises:
         CanetError: names the field, what it is and what it should be.
@@ -33,6 +33,14 @@ def check_shapes(manifest: dict[str, Any], where: Path) -> None:
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise CanetError(f"{name} is {found}, expected {wanted}", where=where, fix=AGAIN)
+    lengths = manifest["lengths"]
+    if lengths != sorted({*lengths}) or lengths[-1] != length:
+        raise CanetError(f"lengths {lengths} do not ascend to length {length}", where=where, fix=AGAIN)
+    for name, row in (("router", manifest["router"]), *((row["entry"], row) for row in manifest["routes"])):
+        told = [shorter["length"] for shorter in row["shorter"]]
+        if told != lengths[:-1]:
+            what = f"{name}.shorter tells of lengths {told}, expected {lengths[:-1]}"
+            raise CanetError(what, where=where, fix=AGAIN)
     if k > items:
         raise CanetError(f"k = {k} is more than the {items} items", where=where, fix=AGAIN)
 

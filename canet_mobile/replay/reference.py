@@ -132,6 +132,7 @@ def exported_job(package: Package, canet: Canet) -> Job:
         split=bool(manifest["parts"]) and manifest["interface"]["style"] != "files",
         minimum_os=manifest["runtime"].get("minimum_os_option"),
         plain=manifest["interface"].get("plain", False),
+        lengths=package.lengths,
     )
 
 
