@@ -45,16 +45,14 @@ def ways(package: Package, work: Path) -> dict[str, Callable[[np.ndarray], Any]]
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(str(package.model_path), options, providers=["CPUExecutionProvider"])
     smallest, full = package.routes[0].entry, package.routes[-1].entry
-    balanced = np.array([BALANCED], np.int32)
+    asked = {"force_route": np.array([-1], np.int32), "point": np.array([BALANCED], np.int32)}
     return {
         "stock_fp32": open_stock(path, 1),
         "router": lambda seq: device.call("router", seq, BALANCED),
         "smallest": lambda seq: device.call(smallest, seq, BALANCED),
         "full": lambda seq: device.call(full, seq, BALANCED),
         "router_then_route": lambda seq: recommend(device, package, seq),
-        "one_call": lambda seq: session.run(
-            ["route", "scores", "ids"], {"seq": seq[None], "point": balanced}
-        ),
+        "one_call": lambda seq: session.run(["route", "scores", "ids"], {"seq": seq[None], **asked}),
     }
 
 

@@ -31,13 +31,13 @@ from _claims import (
     twins,
 )
 from _claims import HEADER as CLAIMS_HEADER
-from canet_mobile.train.config import TrainConfig
 
 from canet_mobile.compare.methods import known_methods, select
 from canet_mobile.compare.statistics import over_seeds
 from canet_mobile.compare.tables import figure
 from canet_mobile.evaluate.verdict import verdict
 from canet_mobile.files import atomic_file
+from canet_mobile.run.config import TrainConfig
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -1,5 +1,7 @@
 """Every target and preset on a trained run: size, accuracy, agreement, latency, load time, memory.
 
+Of the default package, which holds the routes that users get, and of the one with all routes.
+
     OMP_NUM_THREADS=1 python benchmarks/targets.py runs/retail runs/beauty --work packages
     python benchmarks/targets_table.py            # docs/targets/README.md from the records
 
@@ -15,11 +17,13 @@ memory are not measured. Records stand in benchmarks/results/targets/; one that 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,7 @@ from canet_mobile.files import MANIFEST, write_json
 from canet_mobile.machine import describe_machine, quiet, resident_bytes
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import open_device, recommend, run_entry, run_router
-from canet_mobile.replay.reference import find_dataset
+from canet_mobile.replay.reference import find_dataset, package_lists
 from canet_mobile.replay.replay import replay
 from canet_mobile.run.directory import find_run, load_canet
 
@@ -46,6 +50,7 @@ RUNTIMES = {
     "onnx": ("onnxruntime",),
 }
 PARTS = ("accuracy", "latency", "memory")
+ROUTES = {"default": "auto", "all": "all"}
 ROUNDS = 15
 AVERAGE_USERS = 60
 
@@ -63,7 +68,7 @@ def latency(package: Package, work: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    target = package.manifest["target"]
+    target = package.manifest.target
     stock = import_module(f"_stock_{target}")
     path = work / f"stock-{target}-{package.items}-{package.length}.model"
     if not path.exists():
@@ -108,7 +113,7 @@ def memory(package: Package) -> dict[str, Any]:
     seq = np.zeros(package.length, np.int32)
     seq[-1] = 1
     with quiet():
-        for name in RUNTIMES[package.manifest["target"]]:
+        for name in RUNTIMES[package.manifest.target]:
             import_module(name)
     before = resident_bytes() or 0
     start = time.perf_counter_ns()
@@ -136,7 +141,12 @@ def accuracy(package: Package, run: Path, users: int) -> dict[str, Any]:
     """NDCG@10, agreement and overlap of the package beside PyTorch fp32, on test users."""
     found = find_run(run)
     queries = held_out(find_dataset(package, None, found), "test", limit=users)
-    report = replay(package, queries, reference=load_canet(found))
+    report = replay(
+        package,
+        queries.inputs(slice(None), package.length),
+        queries.targets,
+        reference=partial(package_lists, load_canet(found), package),
+    )
     return {
         "users": len(queries),
         "package": report["metrics"]["package"],
@@ -168,12 +178,20 @@ def measured(run: Path, folder: Path, target: str, names: tuple[str, ...], optio
     }
 
 
-def record(run: Path, target: str, preset: str, options: argparse.Namespace) -> dict[str, Any] | None:
+def named(run: Path, target: str, preset: str, held: str) -> str:
+    """What a record, and with dashes its package, is called."""
+    return ".".join([run.name, target, preset, *(["default"] if held == "default" else [])])
+
+
+def record(
+    run: Path, target: str, preset: str, held: str, options: argparse.Namespace
+) -> dict[str, Any] | None:
     """Export, check and measure one package."""
-    folder = options.work / f"{run.name}-{target}-{preset}"
+    folder = options.work / named(run, target, preset, held).replace(".", "-")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "canet_mobile", "export", str(run), "--target", target]
     command += ["--quantize", preset, "--out", str(folder), "--force", "--json", "--users", "0"]
+    command += ["--routes", ROUTES[held]]
     if options.seen:
         command += ["--seen", options.seen]
     done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
@@ -190,6 +208,7 @@ def record(run: Path, target: str, preset: str, options: argparse.Namespace) -> 
         "quantization": preset,
         "items": manifest["items"],
         "seen": manifest["seen"],
+        "held": held,
         "routes": len(manifest["routes"]),
         "integers": manifest["integers"],
         "checkpoint_sha256": manifest["checkpoint"]["sha256"],
@@ -208,6 +227,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--quantize", nargs="+", default=["int8", "fp32"])
+    parser.add_argument("--held", nargs="+", default=list(ROUTES), choices=list(ROUTES), help="which routes")
     parser.add_argument("--seen", choices=("keep", "exclude"))
     parser.add_argument("--users", type=int, default=1000, help="test users for accuracy")
     parser.add_argument("--work", type=Path, default=Path("packages"), help="where the packages go")
@@ -230,24 +250,24 @@ def main() -> None:
         print(json.dumps(parts[name]()))
         return
     options.work.mkdir(parents=True, exist_ok=True)
-    for run in options.runs:
-        for target in options.targets:
-            for preset in options.quantize:
-                path = options.out / f"{run.name}.{target}.{preset}.json"
-                if preset not in TARGETS[target].quantizations:
-                    continue
-                if options.only and path.exists():
-                    found = json.loads(path.read_text(encoding="utf-8"))
-                    folder = options.work / f"{run.name}-{target}-{preset}"
-                    found["seen"] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seen"]
-                    found |= measured(run, folder, target, tuple(options.only), options)
-                elif path.exists() and not options.again:
-                    continue
-                else:
-                    print(f"{run.name}: {target} {preset}", file=sys.stderr)
-                    found = record(run, target, preset, options)
-                if found is not None:
-                    write_json(path, found)
+    wanted = itertools.product(options.runs, options.targets, options.quantize, options.held)
+    for run, target, preset, held in wanted:
+        name = named(run, target, preset, held)
+        path = options.out / f"{name}.json"
+        if preset not in TARGETS[target].quantizations:
+            continue
+        if options.only and path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            folder = options.work / name.replace(".", "-")
+            found["seen"] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seen"]
+            found |= measured(run, folder, target, tuple(options.only), options)
+        elif path.exists() and not options.again:
+            continue
+        else:
+            print(f"{run.name}: {target} {preset}, {held} routes", file=sys.stderr)
+            found = record(run, target, preset, held, options)
+        if found is not None:
+            write_json(path, found)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,15 @@ class CanetError(Exception):
         what: the problem, with the offending value.
         where: the file (and line, column or field) it was found in.
         fix: what the user can do, as a sentence or a command.
+
+    Attributes:
+        code: what kind of error it is, for programs that read ``--json``.
+        is_told: whether a report on stdout says it already.
     """
 
     exit_code = EXIT_ERROR
+    code: str = "error"
+    is_told: bool = False
 
     def __init__(self, what: str, *, where: object | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -32,17 +38,24 @@ class CanetError(Exception):
         text = f"{self.where}: {self.what}" if self.where is not None else self.what
         return f"{text}\n  fix: {self.fix}" if self.fix else text
 
+    def to_json(self) -> dict[str, dict[str, str | None]]:
+        """The error as commands print it with ``--json``."""
+        where = None if self.where is None else str(self.where)
+        return {"error": {"code": str(self.code), "where": where, "what": self.what, "fix": self.fix}}
+
 
 class UsageError(CanetError):
     """A command was called with options that do not go together or do not exist."""
 
     exit_code = EXIT_USAGE
+    code = "usage"
 
 
 class ParityError(CanetError):
     """A package does not compute what its manifest promises."""
 
     exit_code = EXIT_PARITY
+    code = "parity"
 
 
 def typed(path: object) -> str:

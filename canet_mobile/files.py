@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from canet_mobile.errors import CanetError
+from canet_mobile.strict_json import JsonProblem, parse_json
 
 MANIFEST = "manifest.json"
 AGAIN = "make the artefact again"
@@ -98,14 +99,18 @@ def read_json(path: Path, *, fix: str = AGAIN) -> Any:
         fix: what helps when it is no JSON.
 
     Raises:
-        CanetError: the file is missing, not UTF-8, or not JSON (line and column are named).
+        CanetError: the file is missing, too large, or no JSON that every parser reads alike, see
+            :func:`canet_mobile.strict_json.parse_json`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > MAX_DOCUMENT_BYTES:
+            raise CanetError(f"has {size:,} bytes; no document of ours is that large", where=path, fix=fix)
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CanetError("no such file", where=path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CanetError(f"not valid JSON ({error})", where=path, fix=fix) from error
+    except JsonProblem as error:
+        raise CanetError(str(error), where=path, fix=fix) from error
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
@@ -124,7 +129,7 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     try:
         if not file.is_file() or (path.is_file() and file.stat().st_size == 0):
             return None
-        document = json.loads(_zipped_manifest(file) if zipfile.is_zipfile(file) else _bounded(file))
+        document = parse_json(_zipped_manifest(file) if zipfile.is_zipfile(file) else _bounded(file))
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
@@ -295,21 +300,35 @@ def verify_files(directory: Path, entries: list[Mapping[str, Any]]) -> None:
     """
     for entry in entries:
         path = directory / entry["name"]
-        if not path.is_file():
-            raise CanetError("listed in the manifest but missing", where=path, fix=AGAIN)
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise CanetError(
-                f"has {size} bytes, the manifest says {entry['bytes']}: truncated or replaced",
-                where=path,
-                fix="make or copy the artefact again",
-            )
-        if sha256_file(path) != entry["sha256"]:
-            raise CanetError(
-                "its SHA-256 differs from the manifest's: the content was changed",
-                where=path,
-                fix="make or copy the artefact again",
-            )
+        found = size_problem(path, entry["bytes"]) or hash_problem(path, entry["sha256"])
+        if found is not None:
+            raise CanetError(found[1], where=path, fix="make or copy the artefact again")
+
+
+def size_problem(path: Path, listed: int) -> tuple[str, str] | None:
+    """Whether a listed file is not there, or not at its size: a code and a sentence, else None."""
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError:
+        size = None
+    if size is None:
+        return "file_missing", "listed in the manifest but missing"
+    return None if size == listed else ("size_mismatch", wrong_size(size, listed))
+
+
+def wrong_size(found: int, listed: int) -> str:
+    """The sentence about a file of another size than its manifest's."""
+    return f"has {found} bytes, the manifest says {listed}: truncated or replaced"
+
+
+def hash_problem(path: Path, listed: str) -> tuple[str, str] | None:
+    """Whether a listed file cannot be read or was changed: a code and a sentence, else None."""
+    try:
+        if sha256_file(path) == listed:
+            return None
+    except OSError as error:
+        return "file_missing", f"listed in the manifest but cannot be read ({error.strerror})"
+    return "hash_mismatch", "its SHA-256 differs from the manifest's: the content was changed"
 
 
 def shown_path(path: Path) -> str:

@@ -74,12 +74,11 @@ class Exported:
     folder: Path
     session: Any
 
-    def answer(self, seq: np.ndarray, force: int | None = None, point: int | None = None) -> tuple[Any, ...]:
-        """route, scores, ids of one history [L] (or of several, [N, L]); what is None is left out."""
+    def answer(self, seq: np.ndarray, force: int = ASK, point: int = BALANCED) -> tuple[Any, ...]:
+        """route, scores, ids of one history [L]; a plain graph takes several, [N, L], and nothing else."""
         feeds = {"seq": np.atleast_2d(seq).astype(np.int32)}
-        for name, value in (("force_route", force), ("point", point)):
-            if value is not None:
-                feeds[name] = np.array([value], np.int32)
+        if not self.job.plain:
+            feeds |= {"force_route": np.array([force], np.int32), "point": np.array([point], np.int32)}
         return tuple(self.session.run(["route", "scores", "ids"], feeds))
 
     def expected(self, seq: np.ndarray, route: Route) -> torch.Tensor:

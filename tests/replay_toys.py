@@ -23,6 +23,7 @@ from canet_mobile.files import describe_files, read_json, sha256_file, write_jso
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import POINTS
 from canet_mobile.model.space import RoutingSpace
+from canet_mobile.package.manifest import SCHEMA_VERSION
 from canet_mobile.package.package import Package
 from canet_mobile.replay.device import Answer, Device, open_device, recommend
 from canet_mobile.replay.reference import exported_job, route_scores, routes_at
@@ -31,6 +32,7 @@ from canet_mobile.run.config import TrainConfig
 from canet_mobile.run.directory import Run, new_run, save_run
 
 ITEMS, LENGTH, K = 60, 8, 20
+PROGRAM = b"\0\0\0\0ET12 not a program"  # the mark of a .pte, and nothing behind it
 SPACE = RoutingSpace((8, 16), (8, 16), (1, 2))
 
 
@@ -112,7 +114,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         "separate_files",
     )
     manifest = {
-        "schema_version": 4,
+        "schema_version": SCHEMA_VERSION,
         "kind": "package",
         "name": "toy",
         "created_by": "canet-mobile 0.1.0",
@@ -166,13 +168,14 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
 def refresh(directory: Path, **changed: Any) -> None:
     """Make the manifest agree with the files again, as somebody who hides a change would."""
     manifest = {**read_json(directory / "manifest.json"), **changed}
-    names = sorted(path.name for path in directory.iterdir() if path.name != "manifest.json")
+    files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    names = sorted(name for name in files if name != "manifest.json")
     manifest["files"] = describe_files(directory, names)
     manifest["item_map_sha256"] = sha256_file(directory / "items.csv")
     write_json(directory / "manifest.json", manifest)
 
 
-def write_package(directory: Path, canet: Canet, program: bytes = b"not a program", **changed: Any) -> Path:
+def write_package(directory: Path, canet: Canet, program: bytes = PROGRAM, **changed: Any) -> Path:
     """A package directory; its program need not be one where a :func:`torch_device` runs it."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "canet.pte").write_bytes(program)
@@ -205,8 +208,9 @@ def invoke(command: Any, *arguments: object) -> Result:
 
 
 def exported_to(target: str, run: Path, out: Path, *options: object) -> Path:
-    """A package of a run, made by the command line with lists of 10."""
-    result = invoke(export, run, "--target", target, "--k", 10, "--out", out, *options)
+    """A package of a run, by the command line, with lists of 10: of every route unless some are chosen."""
+    chosen = () if {"--routes", "--route", "--max-mflops"} & set(options) else ("--routes", "all")
+    result = invoke(export, run, "--target", target, "--k", 10, "--out", out, *chosen, *options)
     assert result.exit_code == 0, (result.exception, result.output)
     return out
 
@@ -239,7 +243,7 @@ def torch_device(
         if entry == "router":
             outputs: Outputs = (routes_at(canet, seq[None], asked(point)),)
         else:
-            seen = package.manifest["seen"]
+            seen = package.manifest.seen
             best = route_scores(canet, seq[None], canet.space.named(entry), seen).topk(package.k)
             outputs = (best.values.numpy(), best.indices.numpy())
         return Answer(outputs if change is None else change(entry, seq, outputs), 1_000_000)

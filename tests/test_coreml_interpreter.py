@@ -7,12 +7,12 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import random_histories
 
 pytest.importorskip("coremltools")
@@ -83,7 +83,7 @@ def test_a_router_without_a_choice_takes_the_same_inputs(system: str | None, tmp
 
 
 def test_rounding_is_fp16s_and_can_be_left_out(int8: Made) -> None:
-    third = torch.tensor([1 / 3, 70000.0])
+    third = np.array([1 / 3, 70000.0], np.float32)
     assert rounded(third, "fp16").tolist() == [float(np.float16(1 / 3)), float("inf")]
     assert rounded(third, "fp32") is third
     model = int8.model()
@@ -94,8 +94,19 @@ def test_rounding_is_fp16s_and_can_be_left_out(int8: Made) -> None:
     assert not np.array_equal(exact(seq=seq)["scores"], scores)
 
 
+def test_what_an_operator_only_moves_needs_no_rounding(int8: Made) -> None:
+    for entry in ("router", ENTRY):
+        program = Loader(int8.model()).load(entry)
+        assert {step.kind for step in program.steps if step.moves} >= {"gather", "reshape", "slice_by_index"}
+        all_rounded = replace(program, steps=tuple(replace(step, moves=False) for step in program.steps))
+        for seq in random_histories(4, ITEMS, LENGTH).split(1):
+            given = inputs(entry, seq)
+            found, expected = program(**given), all_rounded(**given)
+            assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in expected.items()}
+
+
 def test_the_lowest_route_wins_a_tie() -> None:
-    x = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
+    x = np.array([[0.0, 2.0, 2.0, 1.0]], np.float32)
     assert reduce_argmax(x, 1, False, "int32").tolist() == [1]
     assert reduce_argmax(x, 1, True, "int32").tolist() == [[1]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from canet_mobile.files import describe_files, read_json, write_json
 from canet_mobile.model.points import POINTS
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry, run_router
+from canet_mobile.replay.mil.interpreter import Program
 from canet_mobile.replay.reference import exported_job, routed_lists
 from canet_mobile.replay.runtimes import coreml as runtime
 
@@ -111,9 +113,9 @@ def test_other_packages_pass_parity(world: World, options: tuple[str, ...], tmp_
     package = open_package(out)
     older = "ios17" in options
     assert exported_job(package, world.canet).minimum_os == ("ios17" if older else None)
-    assert len(package.manifest["parts"]) == (1 + len(SPACE) if older else 0)
+    assert len(package.manifest.parts) == (1 + len(SPACE) if older else 0)
     if older:
-        assert package.manifest["minimum_os"] == {"ios": "17.0", "macos": "14.0"}
+        assert package.manifest.minimum_os == {"ios": "17.0", "macos": "14.0"}
         assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
     result = invoke(parity, out, "--run", world.run)
     assert result.exit_code == 0, (result.exception, result.output)
@@ -179,7 +181,7 @@ def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path)
     package = open_package(world.package)
     device = open_device(package)
     with pytest.raises(RuntimeFailure, match="the entry 'e8_h8_d1' failed") as error:
-        run_entry(device, "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+        run_entry(runtime.open_device(package, 1), "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
     assert error.value.where == package.model_path
     with pytest.raises(CanetError, match="unknown entry 'e8_h8_d3'"):
         run_entry(device, "e8_h8_d3", np.ones(LENGTH, np.int32), K)
@@ -210,9 +212,47 @@ def test_a_missing_function_is_refused(world: World, tmp_path: Path) -> None:
         open_device(open_package(broken))
 
 
-def test_a_missing_toolkit_names_the_extra(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "coremltools.proto", None)
-    with pytest.raises(CanetError, match="needs the protobuf definitions of coremltools") as error:
+def test_the_interpreter_runs_on_as_many_threads_as_it_says(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threadpoolctl import threadpool_info
+
+    seen = []
+
+    def watched(self: Program, **given: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        return {"route": np.zeros(1, np.int32)}
+
+    monkeypatch.setattr(Program, "__call__", watched)
+    for threads in (1, 2):
+        device = open_device(open_package(world.package), threads=threads)
+        run_router(device, np.ones(LENGTH, np.int32))
+        assert seen.pop() == {device.threads} == {threads}
+
+
+def test_the_host_answers_without_pytorch(world: World) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from pathlib import Path
+from canet_mobile.package.package import open_package
+from canet_mobile.replay.device import open_device, recommend
+package = open_package(Path({str(world.package)!r}))
+print(recommend(open_device(package), package, np.ones({LENGTH}, np.int32)).ids.tolist())
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, encoding="utf-8")
+    package = open_package(world.package)
+    ids = recommend(open_device(package), package, np.ones(LENGTH, np.int32)).ids
+    assert json.loads(found.stdout.splitlines()[-1]) == ids.tolist()
+
+
+@pytest.mark.parametrize("toolkit", ["coremltools.proto", "threadpoolctl"])
+def test_a_missing_toolkit_names_the_extra(
+    world: World, monkeypatch: pytest.MonkeyPatch, toolkit: str
+) -> None:
+    monkeypatch.setitem(sys.modules, toolkit, None)
+    with pytest.raises(CanetError, match=f"needs .*{toolkit.partition('.')[0]}") as error:
         open_device(open_package(world.package))
     assert "pip install 'canet-mobile[coreml]'" in str(error.value)
 

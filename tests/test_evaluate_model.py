@@ -221,7 +221,7 @@ def test_text_names_everything(document) -> None:
 @pytest.fixture
 def run(canet, dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run directory whose model and data set are the toys."""
-    from canet_mobile.train import run as runs
+    from canet_mobile.run import directory as runs
 
     found = SimpleNamespace(directory=tmp_path, name="first", checkpoint_sha256="a" * 64)
     monkeypatch.setattr(runs, "find_run", lambda path=None: found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.router import Router, RouterConfig
 from canet_mobile.model.space import Route, RoutingSpace
 from canet_mobile.model.supernet import Supernet, SupernetConfig
+from canet_mobile.package.manifest import Part
 from canet_mobile.package.package import Package, PackageRoute
 from canet_mobile.replay.device import Device, RuntimeFailure
 from canet_mobile.replay.runtimes.executorch import open_device
@@ -52,10 +54,10 @@ class Exported:
 
     def opened(self, directory: Path) -> Device:
         """The device of what is in ``directory``; the manifest's hashes would refuse what is incomplete."""
-        manifest = {
-            "model_file": "canet.pte",
-            "parts": [{"name": name, "entries": list(users)} for name, users in self.result.parts.items()],
-        }
+        manifest: Any = SimpleNamespace(
+            model_file="canet.pte",
+            parts=[Part(name, tuple(users)) for name, users in self.result.parts.items()],
+        )
         routes = tuple(PackageRoute(n, route, 1.0, 1.0) for n, route in enumerate(self.job.routes))
         package = Package(directory, directory, manifest, "", SPACE, routes, (), ())
         return open_device(package, 1)

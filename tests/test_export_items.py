@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,8 @@ def test_odd_titles_and_ids_are_read_back_as_they_were(tmp_path: Path, count: in
     dataset = import_log(tmp_path / "log.csv", tmp_path / "data", options)
     path = tmp_path / "items.csv"
     write_items(path, dataset)
-    check_item_map(path, {"item_map_sha256": sha256_file(path), "items": len(things)})
+    manifest: Any = SimpleNamespace(item_map_sha256=sha256_file(path), items=len(things))
+    check_item_map(path, manifest, shown=path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))[1:]
     assert [(item, title) for _, item, title in rows] == things

@@ -24,7 +24,6 @@ from canet_mobile.data.split import held_out
 from canet_mobile.errors import CanetError, ParityError, UsageError
 from canet_mobile.evaluate.metrics import ndcg
 from canet_mobile.files import describe_files
-from canet_mobile.model.canet import Canet
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import open_device, recommend
@@ -68,7 +67,8 @@ def call(*arguments: object) -> Any:
 @pytest.fixture(scope="module")
 def made(world: tuple[Run, Dataset], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     out = tmp_path_factory.mktemp("packages") / "first"
-    result = call(world[0].directory, "--target", "executorch", "--k", 10, "--out", out, "--zip", "--json")
+    options = ("--routes", "all", "--k", 10, "--zip", "--json")
+    result = call(world[0].directory, "--target", "executorch", "--out", out, *options)
     assert result.exit_code == 0, result.exception
     return out, result
 
@@ -110,24 +110,25 @@ def test_the_operating_points_are_measured_on_the_package(
     world: tuple[Run, Dataset], made: tuple[Path, Any]
 ) -> None:
     package, canet = open_package(made[0]), load_model(world[0])
-    manifest, points = package.manifest, package.manifest["operating_points"]
-    assert [(row["id"], row["name"]) for row in points] == [(0, "saver"), (1, "balanced"), (2, "best")]
-    assert manifest["default_point"] == "balanced"
-    assert points[1]["package_host"] == manifest["accuracy"]["package_host"]
+    manifest, points = package.manifest, package.manifest.operating_points
+    assert manifest.accuracy is not None
+    assert [(row.id, row.name) for row in points] == [(0, "saver"), (1, "balanced"), (2, "best")]
+    assert manifest.default_point == "balanced"
+    assert points[1].package_host == manifest.accuracy.package_host
     queries = held_out(world[1], "validation", limit=500)
     device = open_device(package)
-    executed = {row["entry"]: row["executed_mflops"] for row in manifest["routes"]}
+    executed = {row.entry: row.executed_mflops for row in manifest.routes}
     for row in points:
         found = [
-            recommend(device, package, seq, row["id"]) for seq in queries.inputs(slice(None), package.length)
+            recommend(device, package, seq, row.id) for seq in queries.inputs(slice(None), package.length)
         ]
         used = Counter(package.route(answer.route).entry for answer in found)
-        assert row["shares"] == {entry: pytest.approx(count / len(found)) for entry, count in used.items()}
-        mean = sum(executed[entry] * share for entry, share in row["shares"].items())
-        assert row["executed_mflops"] == pytest.approx(mean + manifest["router"]["executed_mflops"], abs=1e-3)
+        assert row.shares == {entry: pytest.approx(count / len(found)) for entry, count in used.items()}
+        mean = sum(executed[entry] * share for entry, share in row.shares.items())
+        assert row.executed_mflops == pytest.approx(mean + manifest.router.executed_mflops, abs=1e-3)
         ranks = ranks_in_lists(np.stack([answer.ids for answer in found]), queries.targets)
-        assert row["package_host"] == pytest.approx(float(ndcg(ranks, 10).mean()))
-    assert points[0]["executed_mflops"] < points[2]["executed_mflops"]
+        assert row.package_host == pytest.approx(float(ndcg(ranks, 10).mean()))
+    assert points[0].executed_mflops < points[2].executed_mflops
     seqs = torch.from_numpy(queries.inputs(slice(None), package.length)).long()
     assert (canet.route(seqs, 0) != canet.route(seqs, 2)).any()
 
@@ -162,12 +163,12 @@ def test_some_routes_in_fp32_with_seen_items_excluded(world: tuple[Run, Dataset]
     package = open_package(tmp_path / "one")
     # The router knows that the other route is not here, at every operating point.
     assert {row.routes for row in package.golden} == {(0, 0, 0)}
-    assert package.manifest["accuracy"] is None  # lists of 5 have no NDCG@10
-    assert [row["shares"] for row in package.manifest["operating_points"]] == [None, None, None]
+    assert package.manifest.accuracy is None  # lists of 5 have no NDCG@10
+    assert [row.shares for row in package.manifest.operating_points] == [None, None, None]
     assert all(not set(row.ids.tolist()) & set(row.input.tolist()) for row in package.golden)
 
 
-def test_auto_exports_the_routes_that_the_operating_points_use(tmp_path: Path) -> None:
+def test_by_default_the_routes_that_the_operating_points_use_are_exported(tmp_path: Path) -> None:
     """A trained run: its router uses two routes of eight at most, and the package routes as it does."""
     dataset = make_dataset(tmp_path / "small", users=300)
     config = TrainConfig(
@@ -184,13 +185,15 @@ def test_auto_exports_the_routes_that_the_operating_points_use(tmp_path: Path) -
     shares = [point["routes"] for point in run.manifest["routing"]["operating_points"]]
     used = {entry for routes in shares for entry, share in routes.items() if share >= 0.01}
     assert len(used) == 2
-    result = call(
-        run.directory, "--target", "executorch", "--routes", "auto", "--k", 10, "--out", tmp_path / "p"
-    )
+    result = call(run.directory, "--target", "executorch", "--k", 10, "--out", tmp_path / "p")
     assert result.exit_code == 0, result.exception
     assert all(entry in result.stderr for entry in used) and "2 of 8" in result.stderr
     package, canet = open_package(tmp_path / "p"), load_model(run)
     assert {route.entry for route in package.routes} == used
+    assert (
+        "routes              2 of 8 in the routing space"
+        in CliRunner().invoke(inspect, [str(tmp_path / "p")]).stdout
+    )
     assert parity(package, reference=canet)["passed"]
     seqs = held_out(dataset, "test").inputs(slice(None), LENGTH)
     device, chosen = open_device(package), set()
@@ -200,27 +203,6 @@ def test_auto_exports_the_routes_that_the_operating_points_use(tmp_path: Path) -
         assert np.mean(np.equal(found, expected)) >= 0.99
         chosen |= set(found)
     assert chosen == {route.id for route in package.routes}
-
-
-def test_auto_leaves_out_routes_that_hardly_anybody_gets(world: tuple[Run, Dataset]) -> None:
-    run, canet = world[0], load_model(world[0])
-    shares = [{"e8_h8_d1": 1.0}, {"e8_h8_d1": 0.991, "e8_h8_d2": 0.009}]
-    points = [{"name": "saver", "routes": shares[0]}, {"name": "best", "routes": shares[1]}]
-    told = Run(run.directory, {**run.manifest, "routing": {"operating_points": points}})
-    assert [route.entry for route in packaging.routes_in_use(told, canet)] == ["e8_h8_d1"]
-    points[0]["routes"] = {"e8_h8_d1": 0.99, "e8_h8_d2": 0.01}
-    assert [route.entry for route in packaging.routes_in_use(told, canet)] == ["e8_h8_d1", "e8_h8_d2"]
-
-
-def test_auto_without_operating_points_says_what_to_do(world: tuple[Run, Dataset], tmp_path: Path) -> None:
-    found = call(
-        world[0].directory, "--target", "executorch", "--routes", "auto", "--out", tmp_path / "p"
-    ).exception
-    assert isinstance(found, UsageError) and "has no operating points" in str(found)
-    assert f"canet-mobile route {world[0].directory}" in str(found)
-    plain = Canet(load_model(world[0]).supernet, None)
-    with pytest.raises(UsageError, match=r"plain SASRec[\s\S]*--routes all"):
-        packaging.routes_in_use(world[0], plain)
 
 
 def test_a_package_that_fails_its_check_is_not_left_behind(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import describe_files, read_json, write_json
 from canet_mobile.model.points import POINTS
 from canet_mobile.package.package import open_package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import open_device, recommend, run_router
 from canet_mobile.run.checkpoint import build_model, identity, save_weights
 from canet_mobile.run.config import TrainConfig
@@ -70,7 +73,7 @@ def packages(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_target_holds_the_same_integers_and_gives_the_same_lists(packages: Path) -> None:
     opened = {name: open_package(packages / name) for name in TARGETS}
-    hashes = {package.manifest["integers"]["sha256"] for package in opened.values()}
+    hashes = {package.manifest.integers.sha256 for package in opened.values()}
     assert len(hashes) == 1
     histories = [row.input for row in opened["onnx"].golden]
     answers = {}
@@ -106,11 +109,24 @@ def test_a_run_exported_twice_is_the_same_bytes(run: Path, packages: Path, tmp_p
 def test_every_target_has_the_same_operating_points(packages: Path) -> None:
     manifests = [open_package(packages / name).manifest for name in TARGETS]
     points = [
-        [{**row, "package_host": None} for row in manifest["operating_points"]] for manifest in manifests
+        [replace(row, package_host=None) for row in manifest.operating_points] for manifest in manifests
     ]
     assert all(each == points[0] for each in points)
-    assert {manifest["interface"]["point_input"] for manifest in manifests} == {"point"}
-    assert all(row["package_host"] is not None for each in manifests for row in each["operating_points"])
+    assert {manifest.interface.point_input for manifest in manifests} == {"point"}
+    assert all(row.package_host is not None for each in manifests for row in each.operating_points)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_point_that_is_none_is_refused_before_the_runtime_sees_it(packages: Path, name: str) -> None:
+    package = open_package(packages / name)
+    device, row = open_device(package), package.golden[0]
+    for point in (-1, len(POINTS), 2**31 - 1, 2**31, -(2**31)):
+        for ask in (partial(run_router, device), partial(recommend, device, package)):
+            with pytest.raises(Refused, match=f"there is no operating point {point}") as error:
+                ask(row.input, point)
+            assert error.value.code is Code.POINT_UNKNOWN and error.value.where == package.source
+            assert error.value.fix == "one of: 0 saver, 1 balanced, 2 best"
+    assert run_router(device, row.input, len(POINTS) - 1)[0] == row.routes[-1]
 
 
 @pytest.mark.parametrize("name", TARGETS)

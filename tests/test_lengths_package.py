@@ -57,7 +57,7 @@ def histories() -> list[Sequences]:
 def test_a_call_takes_the_shortest_length_and_answers_as_the_longest(package: Package) -> None:
     device = open_device(package)
     assert package.lengths == LENGTHS == device.lengths and device.exact is not None
-    bits = (package.manifest["target"], package.quantization) in BITS
+    bits = (package.manifest.target, package.quantization) in BITS
     for seq in histories():
         found = recommend(device, package, seq)
         long = device.exact(ROUTER, LENGTH, seq, BALANCED).outputs[0]
@@ -108,7 +108,7 @@ def test_parity_reports_the_lengths(package: Package) -> None:
 
 
 def test_weights_are_stored_once_for_all_lengths(package: Package, tmp_path: Path) -> None:
-    alone = made(tmp_path, package.manifest["target"], package.quantization, str(LENGTH))
+    alone = made(tmp_path, package.manifest.target, package.quantization, str(LENGTH))
     shared = ("item_table_bytes", "classifier_bytes")
     assert all(package.manifest["sizes"][name] == alone.manifest["sizes"][name] for name in shared)
     assert package.manifest["sizes"]["layers_bytes"] <= 1.1 * alone.manifest["sizes"]["layers_bytes"] + 20_000

@@ -144,7 +144,7 @@ def test_no_byte_of_a_package_tells_who_made_it_or_where(
     }
     if len(os.uname().nodename) > 5:  # a shorter one may stand in any file by chance
         secrets["the real host"] = os.uname().nodename
-    assert open_package(package).manifest["target"] == target
+    assert open_package(package).manifest.target == target
     found = [
         (file.relative_to(package).as_posix(), what)
         for file in sorted(package.rglob("*"))

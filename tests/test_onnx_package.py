@@ -26,7 +26,7 @@ from canet_mobile.cli.parity import parity
 from canet_mobile.cli.replay import replay
 from canet_mobile.data.dataset import load_dataset
 from canet_mobile.data.split import held_out
-from canet_mobile.errors import CanetError
+from canet_mobile.errors import CanetError, UsageError
 from canet_mobile.files import read_json, write_json
 from canet_mobile.model.points import POINTS
 from canet_mobile.package.package import open_package
@@ -41,6 +41,7 @@ from canet_mobile.replay.device import (
     run_router,
 )
 from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.replay.runtimes.onnx import open_device as unguarded
 from canet_mobile.routing.budget import spending_of
 from canet_mobile.run.config import TrainConfig
 from canet_mobile.schema import validate
@@ -96,12 +97,12 @@ def test_errors_of_the_runtime_name_file_and_entry(world: World, tmp_path: Path)
     package = open_package(world.package)
     device = open_device(package)
     with pytest.raises(RuntimeFailure, match="the entry 'e8_h8_d1' failed") as error:
-        run_entry(device, "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
+        run_entry(unguarded(package, 1), "e8_h8_d1", np.ones(LENGTH - 1, np.int32), K)
     assert error.value.where == package.model_path
     with pytest.raises(CanetError, match="unknown entry 'e8_h8_d3'"):
         run_entry(device, "e8_h8_d3", np.ones(LENGTH, np.int32), K)
     for name, data in (
-        ("nothing", b"\0" * 999),
+        ("nothing", b"\x08" + bytes(999)),
         ("half", (world.package / "canet.onnx").read_bytes()[:5000]),
     ):
         (tmp_path / name).mkdir()
@@ -118,14 +119,20 @@ def test_a_graph_without_its_inputs_is_refused(world: World, tmp_path: Path) -> 
     refresh(broken, interface=interface)
     with pytest.raises(RuntimeFailure, match="does not have other_name"):
         open_device(open_package(broken))
+    promised = read_json(world.package / "manifest.json")["interface"]
     model = onnx.load(broken / "canet.onnx")
-    for values in (model.graph.input, model.graph.initializer):
-        values.remove(next(value for value in values if value.name == "point"))
+    model.graph.initializer.append(onnx.helper.make_tensor("point", 6, [1], [1]))  # a default
+    onnx.save(model, broken / "canet.onnx")
+    refresh(broken, interface=promised)
+    with pytest.raises(RuntimeFailure, match="does not have point, which the manifest promises"):
+        open_device(open_package(broken))
+    model.graph.initializer.pop()
+    model.graph.input.remove(next(value for value in model.graph.input if value.name == "point"))
     model.graph.node.insert(
         0, onnx.helper.make_node("Constant", [], ["point"], value=onnx.helper.make_tensor("p", 6, [1], [1]))
     )
     onnx.save(model, broken / "canet.onnx")
-    refresh(broken, interface=read_json(world.package / "manifest.json")["interface"])
+    refresh(broken, interface=promised)
     with pytest.raises(RuntimeFailure, match="does not have point, which the manifest promises"):
         open_device(open_package(broken))
 
@@ -177,9 +184,9 @@ def test_altered_points_are_exit_code_3(world: World, file: str, tmp_path: Path)
 def test_a_plain_package_of_one_route(world: World, quantization: str, tmp_path: Path) -> None:
     out = exported(world.run, tmp_path / "plain", "--route", "e8_h16_d2", "--quantize", quantization)
     package = open_package(out)
-    assert package.manifest["interface"] == {"style": "one_graph", "plain": True}
-    assert package.manifest["router"]["table"] is None  # a server pays for no router
-    assert package.manifest["router"]["paper_mflops"] == 0
+    assert package.manifest.document["interface"] == {"style": "one_graph", "plain": True}
+    assert package.manifest.router.table is None  # a server pays for no router
+    assert package.manifest.router.paper_mflops == 0
     assert exported_job(package, world.canet).plain
     device = open_device(package)
     seq = np.arange(1, LENGTH + 1, dtype=np.int32)
@@ -227,7 +234,8 @@ def test_the_median_of_each_entry_is_its_own(world: World, monkeypatch: pytest.M
         return Answer(real.call(entry, seq, point).outputs, cost[entry] * slow)
 
     monkeypatch.setattr(timing, "open_device", lambda *_, **__: replace(real, call=call))
-    table = timing.costs_table(package, held_out(load_dataset(world.dataset), "test", limit=7))
+    queries = held_out(load_dataset(world.dataset), "test", limit=7)
+    table = timing.costs_table(package, queries.inputs(slice(None), package.length))
     assert table["router"] == 1.0
     assert table["routes"] == {route.entry: route.id + 2.0 for route in package.routes}
     assert set(calls.values()) == {1 + WARM_UPS + timing.CALLS}
@@ -239,10 +247,17 @@ def test_a_table_of_some_routes_or_a_wrong_one_is_refused_by_name(world: World, 
     with pytest.raises(CanetError, match=r"no such table[\s\S]*--costs-out FILE"):
         spending_of(config, 60)
     some = exported(world.run, tmp_path / "some", "--routes", "e8_h8_d1,e16_h16_d2", "--users", 0)
-    assert invoke(replay, some, "--data", world.dataset, "--limit", 3, "--costs-out", costs).exit_code == 0
+    error = invoke(replay, some, "--data", world.dataset, "--limit", 3, "--costs-out", costs).exception
+    assert isinstance(error, UsageError) and "holds 2 of 8 routes" in str(error)
+    assert "--routes all" in str(error) and not costs.exists()
+    whole = ("--data", world.dataset, "--limit", 3, "--costs-out", costs)
+    assert invoke(replay, world.package, *whole).exit_code == 0
+    table = read_json(costs)
+    write_json(
+        costs, table | {"routes": {name: table["routes"][name] for name in ("e8_h8_d1", "e16_h16_d2")}}
+    )
     with pytest.raises(CanetError, match=r"no cost of e8_h8_d2 \(missing: 6 of 8[\s\S]*--routes all"):
         spending_of(config, 60)
-    table = read_json(costs)
     write_json(costs, table | {"router": 0})
     with pytest.raises(CanetError, match=r"costs\.json: field \$\.router: 0"):
         spending_of(config, 60)

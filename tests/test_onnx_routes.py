@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx_toys import ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
+from onnx_toys import ASK, ITEMS, ROUTER_ALONE, Exported, K, exported, histories, make_job, open_session, toy
 
 from canet_export.checks import LIMITS
 from canet_export.onnx.export import MODEL_FILE, ORT_FILE
@@ -31,7 +31,7 @@ def check_route(found: Exported, seq: np.ndarray, route: Route, overlaps: list[f
     """One forced route against PyTorch with the same numbers."""
     limits = LIMITS[found.job.quantization]
     route_id = found.job.canet.space.id_of(route)
-    answered, scores, ids = found.answer(seq, None if found.job.plain else route_id)
+    answered, scores, ids = found.answer(seq, route_id)
     assert answered.tolist() == [route_id]
     assert scores.shape == ids.shape == (1, K)
     assert (str(scores.dtype), str(ids.dtype)) == ("float32", "int64")
@@ -134,19 +134,84 @@ def test_one_call_runs_the_routers_choice_at_the_point(file: str, tmp_path: Path
             assert np.array_equal(scores, forced_scores)
             assert np.array_equal(ids, forced_ids)
         assert chosen[-len(POINTS) :] == [found.expected_route(seq, point) for point in range(len(POINTS))]
-        for balanced, left_out in zip(found.answer(seq, point=BALANCED), found.answer(seq), strict=True):
-            assert np.array_equal(balanced, left_out)
     at = [tuple(chosen[point :: len(POINTS)]) for point in range(len(POINTS))]
     assert len(set(at)) == len(POINTS)
     assert all(len(set(routes)) > 1 for routes in at)
 
 
-def test_a_forced_route_does_not_ask_for_a_point_and_another_point_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [MODEL_FILE, ORT_FILE])
+@pytest.mark.parametrize("kind", ["all", "some", "one", "no router"])
+def test_every_input_is_required_because_java_refuses_one_with_a_default(
+    kind: str, file: str, tmp_path: Path
+) -> None:
+    chosen = {"all": (), "some": SPACE.routes[3:5], "one": SPACE.routes[3:4], "no router": ()}[kind]
+    space = RoutingSpace((16,), (16,), (2,))
+    canet = toy(SPACE) if kind != "no router" else toy(space, has_router=False, in_projection=False)
+    exported(tmp_path, make_job(canet, "int8", chosen))
+    session = open_session(tmp_path / file)
+    takes = [(value.name, value.type, value.shape) for value in session.get_inputs()]
+    one = "tensor(int32)", [1]
+    assert takes == [("seq", "tensor(int32)", [1, 10]), ("force_route", *one), ("point", *one)]
+    assert not session.get_overridable_initializers()
+    with pytest.raises(ValueError, match=r"Required inputs.*point.* are missing"):
+        session.run(None, {"seq": histories(1)[0][None], "force_route": np.array([-1], np.int32)})
+
+
+OUTSIDE = (-1, len(POINTS), 2**31 - 1, -(2**31))
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, ORT_FILE])
+def test_a_point_that_is_none_is_an_error_and_not_the_last_but_one(file: str, tmp_path: Path) -> None:
     found = exported(tmp_path, make_job(toy(SPACE), "fp32"))
+    found = replace(found, session=open_session(tmp_path / file))
     seq = histories(1)[0]
-    assert found.answer(seq, 4, point=2)[0].tolist() == [4]
-    with pytest.raises(Exception, match="out of data bounds"):
-        found.answer(seq, point=len(POINTS))
+    for point in OUTSIDE:
+        for force in (ASK, ROUTER_ALONE):
+            with pytest.raises(Exception, match="out of data bounds"):
+                found.answer(seq, force, point)
+        assert found.answer(seq, 4, point)[0].tolist() == [4]  # a forced route asks for none
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, ORT_FILE])
+@pytest.mark.parametrize("held", [(), (3, 8), (3,)])
+def test_a_forced_route_that_is_not_held_is_an_error(
+    held: tuple[int, ...], file: str, tmp_path: Path
+) -> None:
+    found = exported(tmp_path, make_job(toy(SPACE), "int8", [SPACE.routes[number] for number in held]))
+    found = replace(found, session=open_session(tmp_path / file))
+    seq = histories(1)[0]
+    for force in (4, len(SPACE), 2**31 - 1):
+        if force == 4 and not held:
+            continue
+        with pytest.raises(Exception, match="out of data bounds"):
+            found.answer(seq, force)
+    alone = found.answer(seq, ROUTER_ALONE)
+    for force in (-3, -(2**31)):
+        assert all(np.array_equal(*pair) for pair in zip(found.answer(seq, force), alone, strict=True))
+
+
+@pytest.mark.parametrize("quantization", PRESETS)
+@pytest.mark.parametrize("kind", ["shared", "own", "tied", "exclude", "plain"])
+def test_an_id_that_is_no_items_is_padding(kind: str, quantization: str, tmp_path: Path) -> None:
+    canet = toy(SPACE, table="own" if kind == "own" else "shared", tied=kind == "tied")
+    seen = "exclude" if kind == "exclude" else "keep"
+    route = SPACE.routes[14]
+    if kind == "plain":
+        job = make_job(canet, quantization, [route], plain=True)
+    else:
+        job = make_job(canet, quantization, seen=seen)
+    found = exported(tmp_path, job)
+    files = (MODEL_FILE, ORT_FILE) if quantization != "fp16" else (MODEL_FILE,)
+    for session in (open_session(tmp_path / file) for file in files):
+        found = replace(found, session=session)
+        for number in (-1, ITEMS + 1, 2**31 - 1, -(2**31)):
+            seq = histories(2)[1]
+            places = [0, 4, 9]  # in the middle and at the newest place too
+            expected = seq.copy()
+            seq[places], expected[places] = number, 0
+            for force in (ASK, ROUTER_ALONE, SPACE.id_of(route)):
+                pairs = zip(found.answer(seq, force), found.answer(expected, force), strict=True)
+                assert all(np.array_equal(*pair) for pair in pairs)
 
 
 @pytest.mark.parametrize("has_router", [True, False])
@@ -160,7 +225,6 @@ def test_a_graph_with_nothing_to_choose_takes_a_point_too(has_router: bool, tmp_
     seq = histories(2)[1]
     for file in (MODEL_FILE, ORT_FILE):
         same = replace(found, session=open_session(tmp_path / file))
-        assert "point" in {value.name for value in same.session.get_overridable_initializers()}
         _, *expected = same.answer(seq)
         for point in range(len(POINTS)):
             route, *answers = same.answer(seq, point=point)
@@ -180,8 +244,8 @@ def test_the_router_alone_runs_no_route_and_a_forced_route_no_router(tmp_path: P
     blocks = []
     for force in (ROUTER_ALONE, 0):
         session = ort.InferenceSession(str(tmp_path / "canet.onnx"), options)
-        feeds = {"seq": histories(2)[1][None], "force_route": np.array([force], np.int32)}
-        route, scores, _ = session.run(None, feeds)
+        one = {"force_route": np.array([force], np.int32), "point": np.array([BALANCED], np.int32)}
+        route, scores, _ = session.run(None, {"seq": histories(2)[1][None], **one})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         names = [event["args"].get("op_name") for event in events if event.get("cat") == "Node"]
         blocks.append((names.count("MultiHeadAttention"), names.count("TopK"), names.count("ArgMax")))
@@ -203,12 +267,6 @@ def test_the_lowest_id_wins_a_tie(tmp_path: Path) -> None:
     found = exported(tmp_path, make_job(canet))
     seq = histories(1)[0]
     assert [found.answer(seq, point=point)[0].item() for point in range(len(POINTS))] == [3, 5, 1]
-
-
-def test_a_route_that_is_not_held_is_an_error(tmp_path: Path) -> None:
-    found = exported(tmp_path, make_job(toy(SPACE), "fp32", [SPACE.routes[3], SPACE.routes[8]]))
-    with pytest.raises(Exception, match="out of data bounds"):
-        found.answer(histories(1)[0], 4)
 
 
 def test_few_routes_make_a_small_file(tmp_path: Path) -> None:
@@ -254,7 +312,7 @@ def test_the_ort_file_answers_alike_and_names_its_operators(tmp_path: Path) -> N
     found = exported(tmp_path, make_job(toy(SPACE), "int8"))
     same = replace(found, session=open_session(tmp_path / "canet.ort"))
     for seq in histories(3):
-        for force in (None, ROUTER_ALONE, 0, len(SPACE) - 1):
+        for force in (ASK, ROUTER_ALONE, 0, len(SPACE) - 1):
             for ours, theirs in zip(found.answer(seq, force), same.answer(seq, force), strict=True):
                 assert np.allclose(ours, theirs, atol=1e-5)
     listed = (tmp_path / "required_operators.config").read_text(encoding="utf-8")
@@ -264,7 +322,8 @@ def test_the_ort_file_answers_alike_and_names_its_operators(tmp_path: Path) -> N
 def test_an_ort_file_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     for seed in (3, 4):
         exported(tmp_path / str(seed), make_job(toy(SPACE, seed=seed), "fp32"))
-    feeds = [{"seq": histories(1)[0][None], "force_route": np.array([2], np.int32)}]
+    one = {"force_route": np.array([2], np.int32), "point": np.array([BALANCED], np.int32)}
+    feeds = [{"seq": histories(1)[0][None], **one}]
     source = tmp_path / "3" / "canet.onnx"
     require_same_answers(source, tmp_path / "3" / "canet.ort", feeds)
     with pytest.raises(CanetError, match=r"does not answer as canet\.onnx does"):

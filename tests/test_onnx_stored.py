@@ -118,13 +118,16 @@ def test_other_nodes_are_found(int8: Exported, tmp_path: Path) -> None:
     assert failure.tensor == "canet.onnx: graph"
 
 
-def test_points_in_another_order_and_another_default_are_found(int8: Exported, tmp_path: Path) -> None:
+def test_points_in_another_order_and_an_input_with_a_default_are_found(
+    int8: Exported, tmp_path: Path
+) -> None:
     (tmp_path / ORT_FILE).write_bytes((int8.folder / ORT_FILE).read_bytes())
     points = int8.job.reference.router.points.numpy()  # type: ignore[union-attr]
     for name, array in (("router.points", points[[2, 1, 0]]), ("point", np.array([0], np.int32))):
         model = onnx.load(int8.folder / MODEL_FILE)
-        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+        others = [tensor for tensor in model.graph.initializer if tensor.name != name]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend([*others, onnx.numpy_helper.from_array(array, name)])
         onnx.save(model, tmp_path / MODEL_FILE)
         (failure,) = check_stored(tmp_path, int8.job).failures
         assert failure.tensor == f"canet.onnx: {name}"

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replay_toys import LENGTH, K, World, invoke, refresh, toy_canet, toy_dataset, toy_run, write_package
+from replay_toys import (
+    LENGTH,
+    PROGRAM,
+    K,
+    World,
+    invoke,
+    refresh,
+    toy_canet,
+    toy_dataset,
+    toy_run,
+    write_package,
+)
 
 from canet_export.executorch.export import export
 from canet_export.executorch.stored import check_stored, expected_constants
@@ -28,6 +39,7 @@ from canet_mobile.model.space import RoutingSpace
 from canet_mobile.package.package import open_package
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend, run_entry
 from canet_mobile.replay.reference import exported_job, routed_lists
+from canet_mobile.replay.runtimes.executorch import open_device as unguarded
 from canet_mobile.schema import validate
 
 pytest.importorskip("executorch")
@@ -99,10 +111,10 @@ def test_errors_of_the_runtime_name_the_method_and_the_code(world: World, tmp_pa
     package = open_package(world.package)
     device = open_device(package)
     with pytest.raises(RuntimeFailure, match=r"method 'e32_h8_d2' failed with error 0x10 \(NotSupported\)"):
-        run_entry(device, "e32_h8_d2", np.ones(LENGTH - 1, np.int32), K)
+        run_entry(unguarded(package, 1), "e32_h8_d2", np.ones(LENGTH - 1, np.int32), K)
     with pytest.raises(CanetError, match="unknown entry 'e32_h8_d3'"):
         run_entry(device, "e32_h8_d3", np.ones(LENGTH, np.int32), K)
-    broken = write_package(tmp_path / "broken", world.canet, b"\0" * 4096)
+    broken = write_package(tmp_path / "broken", world.canet, PROGRAM + bytes(4096))
     with pytest.raises(RuntimeFailure, match="the program does not load with error 0x"):
         open_device(open_package(broken))
 
@@ -125,7 +137,7 @@ def test_parity_passes_with_and_without_the_checkpoint(world: World, tmp_path: P
     result = invoke(parity, world.copy(tmp_path))
     assert result.exit_code == 0
     assert "only the golden rows" in result.stderr
-    sha = open_package(world.package).manifest["checkpoint"]["sha256"]
+    sha = open_package(world.package).manifest.checkpoint_sha256
     assert (
         f"no run with the checkpoint {sha[:12]}… in runs/, {tmp_path}/: name it with --run" in result.stderr
     )
@@ -254,7 +266,7 @@ def test_another_checkpoint_or_dataset_is_refused_by_hash(world: World, tmp_path
         assert getattr(result.exception, "exit_code", None) == 1
     package = world.copy(tmp_path)
     result = invoke(replay, package)
-    found = open_package(package).manifest["dataset"]["content_hash"][:12]
+    found = open_package(package).manifest.dataset.content_hash[:12]
     assert f"dataset 'toy' (content hash {found}…) is not here; looked in datasets/, {tmp_path}/" in str(
         result.exception
     )

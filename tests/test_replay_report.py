@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from replay_toys import K, torch_device, toy_canet, toy_queries, write_package
+from replay_toys import PROGRAM, K, torch_device, toy_canet, toy_queries, write_package
 
 from canet_export import parity as parity_module
 from canet_mobile.errors import CanetError, ParityError, UsageError
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay import replay as replay_module
 from canet_mobile.replay.device import RuntimeFailure, open_device, recommend
-from canet_mobile.replay.reference import ranks_in_lists, routed_lists
+from canet_mobile.replay.reference import package_lists, ranks_in_lists, routed_lists
 from canet_mobile.schema import validate
 
 CANET = toy_canet()
 QUERIES = toy_queries()
+SEQS = QUERIES.inputs(slice(None), 8)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_a_program_that_does_not_load_is_a_parity_failure(
 
 def test_a_damaged_package_is_a_parity_failure_and_no_package_is_not(tmp_path: Path) -> None:
     directory = write_package(tmp_path / "package", CANET)
-    (directory / "canet.pte").write_bytes(b"not A program")
+    (directory / "canet.pte").write_bytes(PROGRAM.replace(b"a", b"A"))
     with pytest.raises(ParityError, match=r"SHA-256"):
         parity_module.open_for_parity(directory)
     for path in (tmp_path / "nothing", tmp_path):
@@ -93,7 +95,7 @@ def run_replay(
 ) -> dict[str, Any]:
     device = torch_device(package, CANET, change)
     monkeypatch.setattr(replay_module, "open_device", lambda *_, **__: device)
-    report = replay_module.replay(package, QUERIES, **options)
+    report = replay_module.replay(package, SEQS, QUERIES.targets, **options)
     data = {"name": "toy", "content_hash": "0" * 64, "split": "test", "users": 40, "of": 40}
     validate({**report, "data": data}, "replay", where="report")
     return report
@@ -103,8 +105,10 @@ def test_replay_measures_accuracy_agreement_and_routes(
     package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[int] = []
-    report = run_replay(package, monkeypatch, None, reference=CANET, progress=done.append)
-    lists = routed_lists(CANET, QUERIES.inputs(slice(None), 8), K, "keep")
+    report = run_replay(
+        package, monkeypatch, None, reference=partial(package_lists, CANET, package), progress=done.append
+    )
+    lists = routed_lists(CANET, SEQS, K, "keep")
     ranks = ranks_in_lists(lists.ids, QUERIES.targets)
     hit = ranks < 10
     ndcg = np.where(hit, 1 / np.log2(np.where(hit, ranks, 0) + 2.0), 0).mean()
@@ -131,7 +135,7 @@ def test_replay_sees_disagreement_and_works_without_a_checkpoint(
     def change(entry: str, seq: np.ndarray, outputs: tuple) -> tuple:
         return (np.array([0]),) if entry == "router" else (outputs[0], np.roll(outputs[1], 5, axis=1))
 
-    report = run_replay(package, monkeypatch, change, reference=CANET)
+    report = run_replay(package, monkeypatch, change, reference=partial(package_lists, CANET, package))
     assert report["routes"][0]["users"] == 40
     assert report["routes"][0]["pytorch_users"] < 40
     assert report["agreement"]["router"] == report["routes"][0]["pytorch_users"] / 40

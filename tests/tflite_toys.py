@@ -79,7 +79,7 @@ class Exported:
 
 def opened(job: Job, path: Path, result: ExportResult) -> Device:
     package = SimpleNamespace(
-        manifest={"runtime": result.runtime},
+        manifest=SimpleNamespace(runtime=result.runtime),
         model_path=path,
         length=LENGTH,
         index_dtype=result.index_dtype,

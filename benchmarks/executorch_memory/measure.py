@@ -62,9 +62,9 @@ def loaded(runner: Path, package: Package, entries: list[str], *, cache: bool) -
         A row for the program alone, then one per entry.
     """
     needed = [
-        str(package.directory / part["name"])
-        for part in package.manifest["parts"]
-        if set(entries) & set(part["entries"])
+        str(package.directory / part.name)
+        for part in package.manifest.parts
+        if set(entries) & set(part.entries)
     ]
     arguments = [
         package.model_path,
@@ -125,8 +125,8 @@ def main() -> None:
                     "package": package.name,
                     "items": package.items,
                     "quantization": package.quantization,
-                    "split": bool(package.manifest["parts"]),
-                    "model_bytes": package.manifest["sizes"]["total_bytes"],
+                    "split": bool(package.manifest.parts),
+                    "model_bytes": package.manifest.sizes.total_bytes,
                     **measure(package, runner),
                 }
             )

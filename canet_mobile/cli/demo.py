@@ -47,7 +47,7 @@ def steps(out: Path, settings: Sequence[str]) -> list[Step]:
             out / "evaluation.json",
         ),
         Step(
-            "Export one package with all routes",
+            "Export one package with the routes that users get",
             ["export", f"{run}", "--target", "executorch", "--quantize", "int8", "--out", f"{package}"],
             package,
         ),
@@ -135,19 +135,23 @@ def _finished(run: Path) -> bool:
 
 
 def _summary(out: Path, seconds: float) -> str:
+    from canet_mobile.package.manifest import read_manifest
+    from canet_mobile.replay.documents import read_parity_report, read_replay_report
+
     run = read_json(out / "run" / MANIFEST)
-    replay, parity = read_json(out / "replay.json"), read_json(out / "parity.json")
-    package = read_json(out / "package" / MANIFEST)
-    size = sum(entry["bytes"] for entry in package["files"]) / 1e6
-    latency = replay["latency_ms"]["total"]
+    replay, parity = read_replay_report(out / "replay.json"), read_parity_report(out / "parity.json")
+    path = out / "package" / MANIFEST
+    package = read_manifest(path, shown=path)
+    size = sum(file.bytes for file in package.files) / 1e6
+    latency = replay.latency_ms.total
     return "\n".join(
         [
             "",
             f"Done in {seconds / 60:.1f} minutes, {run['progress']['seconds'] / 60:.1f} of them training.",
             "",
-            f"  one package      {len(package['routes'])} routes and their router in {size:.1f} MB",
-            f"  parity           {'passed' if parity['passed'] else 'FAILED'}",
-            f"  on this host     {latency['p50']:.2f} ms per user (p50), {latency['p99']:.2f} (p99)",
+            f"  one package      {len(package.routes)} routes and their router in {size:.1f} MB",
+            f"  parity           {'passed' if parity.passed else 'FAILED'}",
+            f"  on this host     {latency.p50:.2f} ms per user (p50), {latency.p99:.2f} (p99)",
             "",
             "Open:",
             f"  {out / 'evaluation.json'}      accuracy beside its references; the tables above",

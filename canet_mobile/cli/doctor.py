@@ -28,7 +28,7 @@ class Finding:
 # The distributions behind each extra, in the order of pyproject.toml.
 EXTRAS = {
     "executorch": ("executorch",),
-    "coreml": ("coremltools",),
+    "coreml": ("coremltools", "threadpoolctl"),
     "tflite": ("litert-torch", "ai-edge-litert", "flatbuffers"),
     "onnx": ("onnx", "onnxruntime"),
 }

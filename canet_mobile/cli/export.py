@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from canet_export.targets import Target
+    from canet_mobile.data.dataset import Dataset
     from canet_mobile.model.canet import Canet
     from canet_mobile.model.space import Route
-    from canet_mobile.run.directory import Run
 
 
 @click.command()
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--routes",
-    default="all",
+    default="auto",
     show_default=True,
-    metavar="all|auto|LIST",
+    metavar="auto|all|LIST",
     help="Submodels, comma-separated; the router then chooses among these. auto: those that some operating "
-    "point gives to at least 1 % of the validation users.",
+    "point gives to at least 1 % of the validation users, and all that the balanced one gives to anybody.",
 )
 @click.option("--max-mflops", type=float, metavar="X", help="Only routes of at most X paper MFLOPs.")
 @click.option("--route", metavar="ENTRY", help="onnx: one submodel as an ordinary static graph, no router.")
@@ -109,15 +109,16 @@ def export(
 ) -> None:
     """Export RUN, the newest by default, with its router and submodels in one file.
 
-    All submodels share their weights in the file, and every target holds the same integers. Each package is
-    read back and run on histories of held-out users before it is kept; one that does not hold or compute what
-    PyTorch does is not left behind.
+    The package holds the routes that the router gives to users, of 36 usually two; --routes all exports every
+    one, which measuring their costs on a device needs (replay --costs-out). All submodels share their weights
+    in the file, and every target holds the same integers. Each package is read back and run on histories of
+    held-out users before it is kept; one that does not hold or compute what PyTorch does is not left behind.
 
     \b
     Examples:
       canet-mobile export --target executorch
       canet-mobile export runs/clicks --target all --out packages/clicks
-      canet-mobile export runs/clicks --target all --routes auto
+      canet-mobile export runs/clicks --target executorch --routes all
       canet-mobile export --target tflite --routes e64_h64_d2,e128_h128_d8 --seen exclude
       canet-mobile export --target coreml --minimum-os ios17 --max-mflops 30
       canet-mobile export --target onnx --route e96_h64_d4
@@ -150,7 +151,7 @@ def export(
     dataset = open_dataset(found, data)
     options = ExportOptions(
         quantization=quantize,  # type: ignore[arg-type]
-        routes=_routes(found, canet, routes, max_mflops, route),
+        routes=_routes(canet, dataset, routes, max_mflops, route),
         k=k,
         seen=seen or seen_protocol(found.config, dataset),  # type: ignore[arg-type]
         split=split,
@@ -198,11 +199,11 @@ def _archive(folder: Path) -> Path:
 
 
 def _routes(
-    run: Run, canet: Canet, names: str, max_mflops: float | None, route: str | None
+    canet: Canet, dataset: Dataset, names: str, max_mflops: float | None, route: str | None
 ) -> tuple[Route, ...] | None:
-    from canet_export.package import routes_in_use, routes_within
+    from canet_export.routes import routes_within
 
-    if sum((names != "all", max_mflops is not None, route is not None)) > 1:
+    if sum((names != "auto", max_mflops is not None, route is not None)) > 1:
         raise UsageError("--routes, --max-mflops and --route each choose the routes", fix="give one of them")
     if route is not None:
         return (canet.space.named(route),)
@@ -211,16 +212,32 @@ def _routes(
     if names == "all":
         return None
     if names == "auto":
-        kept = routes_in_use(run, canet)
-        listed = ", ".join(one.entry for one in kept)
-        click.echo(
-            f"routes in use at some operating point, {len(kept)} of {len(canet.space)}: {listed}", err=True
-        )
-        return kept
+        return _in_use(canet, dataset)
     chosen = tuple(canet.space.named(name.strip()) for name in names.split(",") if name.strip())
     if not chosen:
-        raise UsageError(f"--routes {names!r} names no route", fix="--routes all")
+        raise UsageError(f"--routes {names!r} names no route", fix="--routes auto")
     return chosen
+
+
+def _in_use(canet: Canet, dataset: Dataset) -> tuple[Route, ...]:
+    """What ``auto`` stands for, said on stderr."""
+    from canet_export.package import DECISION_USERS
+    from canet_export.routes import routes_in_use
+    from canet_mobile.data.split import held_out
+    from canet_mobile.model.points import POINTS
+
+    found = routes_in_use(canet, held_out(dataset, "validation", limit=DECISION_USERS))
+    if len(found.routes) < len(canet.space):
+        listed = ", ".join(one.entry for one in found.routes)
+        click.echo(
+            f"{len(found.routes)} of {len(canet.space)} routes are in use at some operating point: {listed} "
+            "(--routes all exports every one)",
+            err=True,
+        )
+    for point, moved in zip(POINTS, found.moved, strict=True):
+        if moved:
+            click.echo(f"{point}: {moved:.2%} of the users get one of these for a rare route", err=True)
+    return found.routes
 
 
 def _warn(text: str) -> None:

@@ -44,6 +44,7 @@ def describe(path: Path | None) -> dict[str, Any]:
     """
     from canet_mobile.errors import CanetError
     from canet_mobile.files import MANIFEST, read_json
+    from canet_mobile.package.manifest import GOLDEN
 
     if path is None:
         return _describe_run(None)
@@ -62,7 +63,8 @@ def describe(path: Path | None) -> dict[str, Any]:
             where=path,
             fix="give a dataset, a run or a package",
         )
-    manifest = read_json(path / MANIFEST)
+    # Only a package has golden rows, however damaged its manifest is.
+    manifest = {"kind": "package"} if (path / GOLDEN).is_file() else read_json(path / MANIFEST)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind == "dataset":
         return _describe_dataset(path, manifest)
@@ -112,15 +114,24 @@ def _describe_run(path: Path | None) -> dict[str, Any]:
 
 
 def _describe_package(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from canet_mobile.package.package import open_package
 
     package = open_package(path)
-    delegation = {row["entry"]: row for row in package.manifest["delegation"]}
+    delegation = {row.entry: row for row in package.manifest.delegation}
     routes = []
-    for row in [package.manifest["router"], *package.manifest["routes"]]:
-        found = delegation.get(row["entry"], {"partitions": None, "undelegated": {}})
-        routes.append({**row, "partitions": found["partitions"], "undelegated": found["undelegated"]})
-    manifest = {k: v for k, v in package.manifest.items() if k not in ("router", "routes", "delegation")}
+    for row in (asdict(package.manifest.router), *map(asdict, package.manifest.routes)):
+        found = delegation.get(row["entry"])
+        routes.append(
+            {
+                **row,
+                "partitions": None if found is None else found.partitions,
+                "undelegated": {} if found is None else found.undelegated,
+            }
+        )
+    apart = ("router", "routes", "delegation")
+    manifest = {k: v for k, v in package.manifest.document.items() if k not in apart}
     return {
         "path": str(path),
         **manifest,
@@ -198,6 +209,7 @@ def _print_package(found: dict[str, Any]) -> None:
             ("input", f"{found['length']} of {found['items']:,} items, left-padded int32"),
             ("lengths", ", ".join(map(str, found["lengths"])) + ": the shortest that holds the history"),
             ("output", f"top {found['k']}, seen={found['seen']}"),
+            ("routes", f"{len(found['entries']) - 1} of {_possible(found['space'])} in the routing space"),
             ("NDCG@10", scores),
             ("golden rows", str(found["golden_rows"])),
             ("from", f"checkpoint {found['checkpoint']['sha256'][:16]}"),
@@ -217,6 +229,12 @@ def _print_package(found: dict[str, Any]) -> None:
         costs = f"{row['paper_mflops']:>9.3f}{row['executed_mflops']:>10.3f}"
         delegated = f"{'':<10}{partitions}; {outside}" if is_known else ""
         click.echo(f"{row.get('id', ''):>3}  {row['entry']:<16}{costs}{delegated}")
+
+
+def _possible(space: dict[str, list[int]]) -> int:
+    from math import prod
+
+    return prod(map(len, space.values()))
 
 
 def _print_points(points: list[dict[str, Any]], default: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from canet_mobile import __version__
-from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, CanetError, nearest
+from canet_mobile.errors import EXIT_ERROR, EXIT_INTERRUPTED, CanetError, UsageError, nearest
 from canet_mobile.telemetry import switch_off
 
 # Each command is the function of its own name in the module of its own name. The help line stands here so
@@ -97,15 +98,23 @@ def _begin_in_utf8() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Only bugs leave a traceback."""
+    """Run the command line; returns the exit code. Only bugs leave a traceback.
+
+    With ``--json`` an error stands on stdout too, as ``{"error": {"code", "where", "what", "fix"}}``.
+    """
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         result = command.main(arguments, prog_name="canet-mobile", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except CanetError as error:
         click.echo(f"error: {error}", err=True)
+        if as_json and not error.is_told:
+            click.echo(json.dumps(error.to_json(), ensure_ascii=False))
         return error.exit_code
     except click.ClickException as error:
         error.show()
+        if as_json:
+            click.echo(json.dumps(UsageError(error.format_message()).to_json(), ensure_ascii=False))
         return error.exit_code
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -61,6 +61,7 @@ def parity(
     from canet_export.parity import parity as run_parity
     from canet_mobile.cli.output import emit
     from canet_mobile.data.split import held_out
+    from canet_mobile.errors import ParityError
     from canet_mobile.files import refuse_file
     from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
 
@@ -84,7 +85,11 @@ def parity(
             progress=lambda stage: status.update(f"checking {stage}"),
         )
     emit(report, "parity", out=out, as_json=as_json, text=_print)
-    require(report, opened.source)
+    try:
+        require(report, opened.source)
+    except ParityError as error:
+        error.is_told = as_json  # stdout holds one document: the report, which says it whole
+        raise
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -63,6 +63,8 @@ def replay(
       canet-mobile replay packages/clicks --costs-out phone.json
       canet-mobile replay packages/clicks --json | jq .latency_ms.total
     """
+    from functools import partial
+
     from rich.console import Console
     from rich.progress import Progress
 
@@ -72,7 +74,12 @@ def replay(
     from canet_mobile.model.points import point_id
     from canet_mobile.package.package import open_package
     from canet_mobile.replay.device import require_built
-    from canet_mobile.replay.reference import find_checkpoint, find_dataset, missing_checkpoint
+    from canet_mobile.replay.reference import (
+        find_checkpoint,
+        find_dataset,
+        missing_checkpoint,
+        package_lists,
+    )
     from canet_mobile.replay.replay import replay as run_replay
     from canet_mobile.replay.timing import CALLS, costs_table, require_measurable
     from canet_mobile.schema import validate
@@ -93,12 +100,14 @@ def replay(
     run, model = checkpoint or (None, None)
     dataset = find_dataset(opened, data, run)
     queries = held_out(dataset, "test", limit=limit)
+    seqs = queries.inputs(slice(None), opened.length)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"replaying on {device}", total=len(queries))
         report = run_replay(
             opened,
-            queries,
-            reference=model,
+            seqs,
+            queries.targets,
+            reference=None if model is None else partial(package_lists, model, opened, point=chosen),
             device=device,
             threads=threads,
             point=chosen,
@@ -107,7 +116,7 @@ def replay(
         if costs_out is not None:
             timing = bar.add_task("measuring every route", total=CALLS)
             table = costs_table(
-                opened, queries, device=device, threads=threads, progress=lambda n: bar.advance(timing, n)
+                opened, seqs, device=device, threads=threads, progress=lambda n: bar.advance(timing, n)
             )
             validate(table, "costs_table", where=costs_out)
             write_json(costs_out, table)

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from canet_mobile.errors import CanetError
-from canet_mobile.files import MANIFEST, disk_errors
-from canet_mobile.schema import validate
+from canet_mobile.files import MANIFEST, disk_errors, wrong_size
+from canet_mobile.package.manifest import AGAIN, Manifest, parse_manifest, require_bound
+from canet_mobile.package.names import clash, leaves_the_package, odd_name
+from canet_mobile.package.refusal import Code, Refused
 
-MAX_MANIFEST_BYTES = 16 << 20
 # Our zips are stored, those of others deflated a little; what is far larger than its zip is a bomb.
 MAX_TOTAL_BYTES = 4 << 30
 MAX_RATIO, RATIO_SLACK_BYTES = 20, 1 << 20
-_AGAIN = "export or copy the package again"
+MAX_MEMBERS = 10_000
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what every language's own reader can undo
+ENCRYPTED = 0x1
 
 
 def without_companions(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Split the names of a package's files from those that macOS puts beside files of others.
 
-    Finder's ``.DS_Store``, and ``._name`` or ``__MACOSX/`` for what its file system knows about ``name``.
+    Finder's ``.DS_Store`` and ``Icon`` with a carriage return, and ``._name`` or ``__MACOSX/`` for what its
+    file system knows about ``name``.
     """
     kept: list[str] = []
     companions: list[str] = []
     for name in names:
         parts = name.split("/")
-        beside = "__MACOSX" in parts or ".DS_Store" in parts or any(part.startswith("._") for part in parts)
+        beside = bool({"__MACOSX", ".DS_Store", "Icon\r"} & {*parts}) or any(
+            p.startswith("._") for p in parts
+        )
         (companions if beside else kept).append(name)
     return kept, companions
 
@@ -47,86 +52,104 @@ def extracted(path: Path) -> tuple[Path, list[str]]:
         The directory (the caller removes it) and the names of all members.
 
     Raises:
-        CanetError: not a zip, damaged, or a member's name or size is not safe or not as listed, or they are
+        Refused: not a zip, damaged, or a member's name or size is not safe or not as listed, or they are
             more than any package's, or than the zip can honestly hold. Nothing was written then.
     """
+    with _zip_errors(path, "neither a directory nor a whole zip"), zipfile.ZipFile(path) as archive:
+        members = _members(path, archive)
+        manifest = _manifest(path, archive, members)
+        _require_sizes(path, members, manifest)
+        directory = Path(tempfile.mkdtemp(prefix="canet-package-"))
+        try:
+            with disk_errors(directory):
+                _write(path, archive, members, manifest, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory, sorted(members)
+
+
+@contextmanager
+def _zip_errors(where: Path, what: str) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = _members(path, archive)
-            manifest = _manifest(path, archive, members)
-            _require_sizes(path, members, manifest)
-            directory = Path(tempfile.mkdtemp(prefix="canet-package-"))
-            try:
-                with disk_errors(directory):
-                    _write(path, archive, members, manifest, directory)
-            except BaseException:
-                shutil.rmtree(directory, ignore_errors=True)
-                raise
-            return directory, sorted(members)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CanetError(
-            f"is not a package: neither a directory nor a whole zip ({error})", where=path, fix=_AGAIN
-        ) from error
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
+        # A place before the file's begin is the zip's fault; other errors of the system are not.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise Refused(Code.ARCHIVE_UNREADABLE, f"{what} ({error})", where=where, fix=AGAIN) from error
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Every file of the zip by its name inside the package; refuses names that leave it."""
-    files = [info for info in archive.infolist() if not info.is_dir()]
-    for info in files:
-        parts = PurePosixPath(info.filename).parts
-        if "\\" in info.filename or ":" in info.filename or info.filename.startswith("/") or ".." in parts:
-            raise CanetError(f"holds {info.filename!r}, a path that leaves the package", where=path)
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise CanetError(f"holds the link {info.filename!r}; a package holds plain files", where=path)
+    """Every file of the zip by its name inside the package; refuses names and kinds that are not safe."""
+    found = archive.infolist()
+    if len(found) > MAX_MEMBERS:
+        raise _unsafe(f"holds {len(found):,} files, at most {MAX_MEMBERS:,} are read", path)
+    for info in found:
+        name = info.filename.removesuffix("/")
+        if leaves_the_package(name):
+            raise _unsafe(f"holds {info.filename!r}, a path that leaves the package", path)
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _unsafe(f"holds the link or device {info.filename!r}; a package holds plain files", path)
+    files = [info for info in found if not info.is_dir()]
     named, _ = without_companions(info.filename for info in files)
+    bad = next(filter(None, map(odd_name, named)), None) or clash(named)
+    if bad:
+        raise _unsafe(bad, path)
     tops = {name.partition("/")[0] for name in named if "/" in name}
     inside = MANIFEST not in named and len(tops) == 1
     prefix = f"{tops.pop()}/" if inside else ""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in files:
-        name = info.filename.removeprefix(prefix)
-        if name in members:
-            raise CanetError(f"holds {info.filename!r} twice", where=path, fix=_AGAIN)
-        members[name] = info
-    return members
+    return {info.filename.removeprefix(prefix): info for info in files}
 
 
-def _manifest(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> dict[str, Any]:
+def _unsafe(what: str, path: Path) -> Refused:
+    return Refused(Code.ARCHIVE_UNSAFE, what, where=path, fix=AGAIN)
+
+
+def _manifest(path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> Manifest:
     info = members.get(MANIFEST)
     if info is None:
-        raise CanetError(f"holds no {MANIFEST}, so it is not a package", where=path)
-    if info.file_size > MAX_MANIFEST_BYTES:
-        raise CanetError(f"{MANIFEST} has {info.file_size} bytes; no manifest is that large", where=path)
+        raise Refused(
+            Code.MANIFEST_MISSING, f"holds no {MANIFEST}, so it is not a package", where=path, fix=AGAIN
+        )
     where = path / MANIFEST
-    try:
-        manifest = json.loads(archive.read(info).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CanetError(f"not valid JSON ({error})", where=where, fix=_AGAIN) from error
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
-    if kind != "package":
-        raise CanetError(f"is the manifest of a {kind!r}, not of a package", where=where)
-    validate(manifest, "manifest", where=where)
-    return manifest
+    require_bound(MANIFEST, info.file_size, where)
+    return parse_manifest(_read(archive, info, where), where)
 
 
-def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], manifest: dict[str, Any]) -> None:
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: Path) -> bytes:
+    _require_plain(info, where)
+    with _zip_errors(where, "is damaged in the zip"):
+        return archive.read(info)
+
+
+def _require_plain(info: zipfile.ZipInfo, where: Path) -> None:
+    if info.flag_bits & ENCRYPTED or info.compress_type not in METHODS:
+        how = "encrypted" if info.flag_bits & ENCRYPTED else f"compressed by method {info.compress_type}"
+        raise Refused(
+            Code.ARCHIVE_UNREADABLE,
+            f"is {how}; a package's zip is stored or deflated",
+            where=where,
+            fix=AGAIN,
+        )
+
+
+def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], manifest: Manifest) -> None:
     """Every listed file is there at its size, and all of them are no more than this zip can honestly hold."""
     total = 0
-    for entry in manifest["files"]:
-        name, info = entry["name"], members.get(entry["name"])
+    for file in manifest.files:
+        info, where = members.get(file.name), path / file.name
         if info is None:
-            raise CanetError("listed in the manifest but missing", where=path / name, fix=_AGAIN)
-        if info.file_size != entry["bytes"]:
-            raise CanetError(
-                f"has {info.file_size} bytes, the manifest says {entry['bytes']}: truncated or replaced",
-                where=path / name,
-                fix=_AGAIN,
-            )
+            raise Refused(Code.FILE_MISSING, "listed in the manifest but missing", where=where, fix=AGAIN)
+        if info.file_size != file.bytes:
+            raise Refused(Code.SIZE_MISMATCH, wrong_size(info.file_size, file.bytes), where=where, fix=AGAIN)
+        _require_plain(info, where)
         total += info.file_size
     here = path.stat().st_size
     most = min(MAX_TOTAL_BYTES, MAX_RATIO * here + RATIO_SLACK_BYTES)
     if total > most:
-        raise CanetError(
+        raise Refused(
+            Code.ARCHIVE_TOO_LARGE,
             f"would unpack to {total:,} bytes from {here:,}, more than the {most:,} that a package may have; "
             "nothing was written",
             where=path,
@@ -138,16 +161,16 @@ def _write(
     path: Path,
     archive: zipfile.ZipFile,
     members: dict[str, zipfile.ZipInfo],
-    manifest: dict[str, Any],
+    manifest: Manifest,
     directory: Path,
 ) -> None:
-    (directory / MANIFEST).write_bytes(archive.read(members[MANIFEST]))
-    for entry in manifest["files"]:
-        name, info = entry["name"], members[entry["name"]]
-        target = directory / name
+    (directory / MANIFEST).write_bytes(_read(archive, members[MANIFEST], path / MANIFEST))
+    for file in manifest.files:
+        target = directory / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with archive.open(info) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise CanetError(f"is damaged in the zip ({error})", where=path / name, fix=_AGAIN) from error
+        with (
+            _zip_errors(path / file.name, "is damaged in the zip"),
+            archive.open(members[file.name]) as source,
+            target.open("wb") as out,
+        ):
+            shutil.copyfileobj(source, out, 1 << 20)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from canet_mobile.errors import CanetError
 from canet_mobile.model.points import POINTS
-from canet_mobile.model.space import RoutingSpace
-from canet_mobile.schema import validate
+from canet_mobile.package.manifest import AGAIN, Manifest
+from canet_mobile.package.refusal import Code, Refused
+from canet_mobile.schema import problem
+from canet_mobile.strict_json import JsonProblem, parse_json
 
-GOLDEN = "golden.jsonl"
 ROWS_PER_ENTRY = 2
-_AGAIN = "export or copy the package again"
 
 
 @dataclass(frozen=True)
@@ -45,22 +42,28 @@ class GoldenRow:
     reference: str
 
 
-def read_golden(path: Path, manifest: dict[str, Any], space: RoutingSpace) -> tuple[GoldenRow, ...]:
-    """Read and check golden.jsonl.
+def read_golden(path: Path, manifest: Manifest, *, shown: Path) -> tuple[GoldenRow, ...]:
+    """Read and check golden.jsonl: one JSON document a line, each as strict as the manifest.
+
+    Args:
+        path: the file.
+        manifest: of its package.
+        shown: how errors name it.
 
     Raises:
-        CanetError: a line is not a valid row of this package, or an exported route has too few of them.
+        Refused: a line is not a valid row of this package, or an exported route has too few of them.
     """
     rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Split at line feeds alone: str.splitlines ends lines at letters that may stand inside a JSON string.
+    lines = path.read_bytes().split(b"\n")
+    for line, data in enumerate(lines if lines[-1] else lines[:-1], start=1):
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CanetError(f"line {line} is not JSON ({error})", where=path, fix=_AGAIN) from error
-        validate(row, "golden", where=f"{path}, line {line}")
-        problem = _golden_problem(row, manifest, space)
-        if problem:
-            raise CanetError(f"line {line}: {problem}", where=path, fix=_AGAIN)
+            row = parse_json(data)
+        except JsonProblem as error:
+            raise _invalid(f"line {line}: {error}", shown) from error
+        found = problem(row, "golden") or _golden_problem(row, manifest)
+        if found:
+            raise _invalid(f"line {line}: {found}", shown)
         rows.append(
             GoldenRow(
                 line,
@@ -73,22 +76,26 @@ def read_golden(path: Path, manifest: dict[str, Any], space: RoutingSpace) -> tu
             )
         )
     counts = Counter(row.entry for row in rows)
-    for entry in (route["entry"] for route in manifest["routes"]):
-        if counts[entry] < ROWS_PER_ENTRY:
-            raise CanetError(
-                f"{counts[entry]} rows for {entry}, at least {ROWS_PER_ENTRY} are needed",
-                where=path,
-                fix=_AGAIN,
+    for route in manifest.routes:
+        if counts[route.entry] < ROWS_PER_ENTRY:
+            raise _invalid(
+                f"{counts[route.entry]} rows for {route.entry}, at least {ROWS_PER_ENTRY} are needed", shown
             )
     if not any((row.input > 0).sum() == 1 for row in rows):
-        raise CanetError("no row has a history of one item", where=path, fix=_AGAIN)
+        raise _invalid("no row has a history of one item", shown)
     return tuple(rows)
 
 
-def _golden_problem(row: dict[str, Any], manifest: dict[str, Any], space: RoutingSpace) -> str | None:
-    items, length, k = manifest["items"], manifest["length"], manifest["k"]
+def _invalid(what: str, where: Path) -> Refused:
+    return Refused(Code.GOLDEN_INVALID, what, where=where, fix=AGAIN)
+
+
+def _golden_problem(row: dict[str, Any], manifest: Manifest) -> str | None:
+    items, length, k = manifest.items, manifest.length, manifest.k
     history = [item for item in row["input"] if item]
-    entries = {route["entry"] for route in manifest["routes"]}
+    exported = {route.id for route in manifest.routes}
+    entries = {route.entry for route in manifest.routes}
+    astray = [route for route in row["routes"] if route not in exported]
     checks = (
         (len(row["input"]) == length, f"input has {len(row['input'])} ids, the length is {length}"),
         (bool(history), "input is all padding"),
@@ -98,12 +105,11 @@ def _golden_problem(row: dict[str, Any], manifest: dict[str, Any], space: Routin
             len(row["routes"]) == len(POINTS),
             f"routes holds {len(row['routes'])} ids, there are {len(POINTS)} operating points",
         ),
-        (max(row["routes"]) < len(space), f"routes holds {max(row['routes'])}, the space has {len(space)}"),
+        (not astray, f"routes holds {astray[:1]}, which is not exported"),
         (row["entry"] in entries, f"entry {row['entry']!r} is not exported"),
         (len(row["ids"]) == k, f"{len(row['ids'])} ids, k is {k}"),
         (len(row["scores"]) == k, f"{len(row['scores'])} scores, k is {k}"),
         (max(row["ids"]) <= items, f"ids hold {max(row['ids'])}, ids run 1..{items}"),
-        (all(math.isfinite(score) for score in row["scores"]), "a score is not finite"),
         (row["scores"] == sorted(row["scores"], reverse=True), "scores do not descend"),
     )
-    return next((problem for holds, problem in checks if not holds), None)
+    return next((said for holds, said in checks if not holds), None)

@@ -87,8 +87,9 @@ def compare_lists(
     *,
     tolerance: float,
     full: Floats | None = None,
+    items: int | None = None,
 ) -> ListComparison:
-    """Compare two descending lists; equal scores may stand in any order.
+    """Compare two descending lists; equal scores may stand in any order (docs/package.md, "Tied ids").
 
     The scores are compared position by position. An id is right when its score is within the tolerance of
     the score that the reference gives this very id; without ``full``, an id that the reference's list lacks
@@ -99,6 +100,7 @@ def compare_lists(
         found_scores, found_ids: the package's list [k].
         tolerance: largest absolute score error allowed.
         full: the reference's score of every class [V+1], when it is known.
+        items: V, where ``full`` does not tell it.
     """
     differences = []
     errors = np.abs(found_scores.astype(np.float64) - expected_scores.astype(np.float64))
@@ -115,7 +117,8 @@ def compare_lists(
         )
     if len(set(found_ids.tolist())) != len(found_ids):
         differences.append(Difference("ids", "no id twice", str(found_ids.tolist()), math.inf))
-    bad = _worst_id(expected_scores, expected_ids, found_scores, found_ids, full)
+    known = items if full is None else len(full) - 1
+    bad = _worst_id(expected_scores, expected_ids, found_scores, found_ids, full, known)
     if bad is not None and not bad[1] <= tolerance:
         place, error, right = bad
         differences.append(
@@ -131,13 +134,18 @@ def compare_lists(
 
 
 def _worst_id(
-    expected_scores: Floats, expected_ids: Ints, found_scores: Floats, found_ids: Ints, full: Floats | None
+    expected_scores: Floats,
+    expected_ids: Ints,
+    found_scores: Floats,
+    found_ids: Ints,
+    full: Floats | None,
+    items: int | None,
 ) -> tuple[int, float, str] | None:
     """Position, error and explanation of the id whose score is furthest from the reference's for it."""
     listed = dict(zip(expected_ids.tolist(), expected_scores.tolist(), strict=True))
     worst: tuple[int, float, str] | None = None
     for place, (item, score) in enumerate(zip(found_ids.tolist(), found_scores.tolist(), strict=True)):
-        if item < 1 or (full is not None and item >= len(full)):
+        if item < 1 or (items is not None and item > items):
             return place, math.inf, f"item {item} does not exist"
         right = listed.get(item, float(expected_scores[-1])) if full is None else float(full[item])
         error = abs(score - right)

@@ -62,6 +62,11 @@ def routed_lists(canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, point
     return lists_at(canet, seqs, k, seen, [point])[0]
 
 
+def package_lists(canet: Canet, package: Package, seqs: NDArray[np.int32], point: int = BALANCED) -> Lists:
+    """What the checkpoint of a package answers with its routes, list length and seen policy."""
+    return routed_lists(as_exported(canet, package), seqs, package.k, package.manifest.seen, point)
+
+
 @torch.inference_mode()
 def lists_at(
     canet: Canet, seqs: NDArray[np.int32], k: int, seen: str, points: Sequence[int]
@@ -111,27 +116,28 @@ def exported_job(package: Package, canet: Canet) -> Job:
     manifest = package.manifest
     model = as_exported(canet, package)
     integers = None
-    if manifest["integers"] is not None:
+    if manifest.integers is not None:
         bits = 4 if package.quantization == "int4" else 8
-        higher = frozenset(manifest["integers"]["higher_precision"])
+        higher = frozenset(manifest.integers.higher_precision)
         integers = quantize_model(model, bits, higher=higher)  # type: ignore[arg-type]
-        if integers.sha256 != manifest["integers"]["sha256"]:
+        if integers.sha256 != manifest.integers.sha256:
             raise CanetError(
                 f"the checkpoint's integers are {integers.sha256[:12]}…, the manifest says "
-                f"{manifest['integers']['sha256'][:12]}…",
+                f"{manifest.integers.sha256[:12]}…",
                 where=package.source,
                 fix="export the package again with this version of canet-mobile",
             )
+    oldest = manifest.runtime.get("minimum_os_option")
     return Job(
         canet=model,
         integers=integers,
-        quantization=manifest["quantization"],
+        quantization=manifest.quantization,
         routes=tuple(route.route for route in package.routes),
         k=package.k,
-        seen=manifest["seen"],
-        split=bool(manifest["parts"]) and manifest["interface"]["style"] != "files",
-        minimum_os=manifest["runtime"].get("minimum_os_option"),
-        plain=manifest["interface"].get("plain", False),
+        seen=manifest.seen,
+        split=bool(manifest.parts) and manifest.interface.style != "files",
+        minimum_os=None if oldest is None else str(oldest),
+        plain=manifest.interface.plain,
         lengths=package.lengths,
     )
 
@@ -147,7 +153,8 @@ def ranks_in_lists(ids: Ints, targets: NDArray[np.integer]) -> Ints:
 def overlap(found: Ints, expected: Ints, k: int) -> NDArray[np.float64]:
     """Share of the first k ids that two lists have in common: [n, >=k] twice -> [n] float64."""
     k = min(k, found.shape[1])
-    return (found[:, :k, None] == expected[:, None, :k]).any(2).mean(1)
+    share: NDArray[np.float64] = (found[:, :k, None] == expected[:, None, :k]).any(2).mean(1)
+    return share
 
 
 def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet] | None:
@@ -164,7 +171,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
     from canet_mobile.places import find_run as search
     from canet_mobile.run.directory import find_run, load_canet
 
-    expected = package.manifest["checkpoint"]["sha256"]
+    expected = package.manifest.checkpoint_sha256
     if run_path is None:
         found = search(expected, run_places(package.source))
         if found is None:
@@ -185,7 +192,7 @@ def find_checkpoint(package: Package, run_path: Path | None) -> tuple[Run, Canet
 def missing_checkpoint(package: Package) -> str:
     """What was looked for and where, when :func:`find_checkpoint` finds nothing."""
     return (
-        f"no run with the checkpoint {package.manifest['checkpoint']['sha256'][:12]}… in "
+        f"no run with the checkpoint {package.manifest.checkpoint_sha256[:12]}… in "
         f"{listed(run_places(package.source))}: name it with --run"
     )
 
@@ -199,27 +206,27 @@ def find_dataset(package: Package, data: Path | None, run: Run | None) -> Datase
     from canet_mobile.data.dataset import load_dataset
     from canet_mobile.places import find_dataset as search
 
-    expected = package.manifest["dataset"]
-    short = f"{expected['content_hash'][:12]}…"
+    expected = package.manifest.dataset
+    short = f"{expected.content_hash[:12]}…"
     directory = data
     if directory is None:
         beside = [package.source] if run is None else [package.source, run.directory]
         known = [] if run is None else [run.dataset_directory.parent]
         places = (*known, *dataset_places(*beside))
-        directory = search(expected["content_hash"], places)
+        directory = search(expected.content_hash, places)
         if directory is None:
             raise CanetError(
-                f"the package's dataset {expected['name']!r} (content hash {short}) is not here; looked in "
+                f"the package's dataset {expected.name!r} (content hash {short}) is not here; looked in "
                 f"{listed(places)}",
                 where=package.source,
-                fix=f"pass the folder of the dataset {expected['name']!r} with --data",
+                fix=f"pass the folder of the dataset {expected.name!r} with --data",
             )
     dataset = load_dataset(directory)
-    if dataset.content_hash != expected["content_hash"]:
+    if dataset.content_hash != expected.content_hash:
         raise CanetError(
-            f"has the content hash {dataset.content_hash[:12]}…, the package's dataset {expected['name']!r} "
+            f"has the content hash {dataset.content_hash[:12]}…, the package's dataset {expected.name!r} "
             f"has {short}: item ids would not mean the same",
             where=directory,
-            fix=f"pass the folder of the dataset {expected['name']!r} with --data",
+            fix=f"pass the folder of the dataset {expected.name!r} with --data",
         )
     return dataset

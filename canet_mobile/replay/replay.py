@@ -9,23 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_mobile.data.lists import is_enough
-from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import metric
 from canet_mobile.machine import describe_machine, peak_resident_bytes, resident_bytes
-from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.package.package import Package
 from canet_mobile.replay.device import (
     ROUTER,
     Device,
     Recommendation,
+    Sequences,
     open_device,
     run_entry,
     run_router,
     warm_up,
 )
-from canet_mobile.replay.reference import Lists, as_exported, overlap, ranks_in_lists, routed_lists
+from canet_mobile.replay.reference import Lists, overlap, ranks_in_lists
 from canet_mobile.replay.report import report_head
 
 TOP = 10
@@ -33,13 +32,15 @@ METRICS = (f"ndcg@{TOP}", f"recall@{TOP}")
 PERCENTILES = (50, 90, 99)
 
 Progress = Callable[[int], None]  # called with the number of users just finished
+Targets = NDArray[np.int32]
 
 
 def replay(
     package: Package,
-    queries: HeldOut,
+    seqs: Sequences,
+    targets: Targets,
     *,
-    reference: Canet | None = None,
+    reference: Callable[[Sequences], Lists] | None = None,
     device: str = "host",
     threads: int = 1,
     point: int = BALANCED,
@@ -52,8 +53,11 @@ def replay(
 
     Args:
         package: an opened package.
-        queries: the held-out users of its dataset, at least one.
-        reference: the checkpoint it was exported from; None leaves PyTorch's columns empty.
+        seqs: histories of held-out users, left-padded: [n, L] of the package's length, at least one.
+        targets: the item that each of them took next, [n].
+        reference: histories -> PyTorch's lists, see :func:`~canet_mobile.replay.reference.package_lists`;
+            asked when the package has answered, so that none of its memory is counted as the package's. None
+            leaves PyTorch's columns empty.
         device: where to run.
         threads: threads of the runtime.
         point: operating point of the router, as :meth:`Package.point` gives it.
@@ -66,24 +70,20 @@ def replay(
     Raises:
         CanetError: the package does not run there, or the lists of this package are too short to measure.
     """
-    seen = package.manifest["seen"]
+    seen = package.manifest.seen
     if not is_enough(package.k, TOP, items=package.items, length=package.length, seen=seen):
         raise CanetError(
             f"returns {package.k} items, {METRICS[0]} needs {TOP}",
             where=package.source,
             fix="export without --k",
         )
-    if not len(queries):
+    if not len(seqs):
         raise CanetError("the dataset holds no held-out users")
-    seqs = queries.inputs(slice(None), package.length)
     before = resident_bytes()
     running = open_device(package, device, threads=threads)
     answers, loads = _run(running, package, seqs, point, progress)
     after, peak = resident_bytes(), peak_resident_bytes()
-    expected = None
-    if reference is not None:
-        same_routes = as_exported(reference, package)
-        expected = routed_lists(same_routes, seqs, package.k, seen, point)
+    expected = None if reference is None else reference(seqs)
     found = Lists(
         np.array([a.route for a in answers]),
         np.stack([a.scores for a in answers]),
@@ -94,10 +94,10 @@ def replay(
         "device": {"name": running.name, "runtime": running.runtime, "threads": running.threads},
         "machine": describe_machine(),
         "point": POINTS[point] if package.has_router else None,
-        "protocol": {"seen": seen, "k": package.k, "users": len(queries)},
+        "protocol": {"seen": seen, "k": package.k, "users": len(seqs)},
         "metrics": {
-            "package": _accuracy(found, queries),
-            "pytorch": None if expected is None else _accuracy(expected, queries),
+            "package": _accuracy(found, targets),
+            "pytorch": None if expected is None else _accuracy(expected, targets),
         },
         "agreement": None if expected is None else _agreement(found, expected),
         "costs": _costs(package, found.routes),
@@ -108,12 +108,12 @@ def replay(
             "router_first_run": loads[ROUTER][1],
         },
         "memory_bytes": {"before_load": before, "after_replay": after, "process_peak": peak},
-        "routes": _by_route(package, answers, found, expected, queries=queries, loads=loads),
+        "routes": _by_route(package, answers, found, expected, targets=targets, loads=loads),
     }
 
 
 def _run(
-    device: Device, package: Package, seqs: NDArray[np.int32], point: int, progress: Progress | None
+    device: Device, package: Package, seqs: Sequences, point: int, progress: Progress | None
 ) -> tuple[list[Recommendation], dict[str, tuple[float, float]]]:
     """One answer per user; and (load ms, first-run ms) of every entry that was used."""
     loads = {ROUTER: warm_up(device, ROUTER, seqs[0])}
@@ -131,9 +131,9 @@ def _run(
 
 
 def _accuracy(
-    lists: Lists, queries: HeldOut, rows: NDArray[np.int64] | slice = slice(None)
+    lists: Lists, targets: Targets, rows: NDArray[np.int64] | slice = slice(None)
 ) -> dict[str, float]:
-    ranks = ranks_in_lists(lists.ids[rows], queries.targets[rows])
+    ranks = ranks_in_lists(lists.ids[rows], targets[rows])
     return {name: float(metric(ranks, name).mean()) for name in METRICS}
 
 
@@ -160,10 +160,10 @@ def _latency(answers: list[Recommendation]) -> dict[str, dict[str, float]]:
 def _costs(package: Package, routes: NDArray[np.int64]) -> dict[str, Any]:
     """Mean cost per user, router included, beside the largest exported route alone."""
     used = [package.route(int(route)) for route in routes]
-    router, largest = package.manifest["router"], package.routes[-1]
+    router, largest = package.manifest.router, package.routes[-1]
     return {
-        "paper_mflops": float(np.mean([r.paper_mflops for r in used])) + router["paper_mflops"],
-        "executed_mflops": float(np.mean([r.executed_mflops for r in used])) + router["executed_mflops"],
+        "paper_mflops": float(np.mean([r.paper_mflops for r in used])) + router.paper_mflops,
+        "executed_mflops": float(np.mean([r.executed_mflops for r in used])) + router.executed_mflops,
         "largest": {
             "entry": largest.entry,
             "paper_mflops": largest.paper_mflops,
@@ -178,7 +178,7 @@ def _by_route(
     found: Lists,
     expected: Lists | None,
     *,
-    queries: HeldOut,
+    targets: Targets,
     loads: dict[str, tuple[float, float]],
 ) -> list[dict[str, Any]]:
     rows = []
@@ -194,7 +194,7 @@ def _by_route(
                 "pytorch_users": None if expected is None else int((expected.routes == route.id).sum()),
                 "paper_mflops": route.paper_mflops,
                 "executed_mflops": route.executed_mflops,
-                "metrics": _accuracy(found, queries, members) if mine else None,
+                "metrics": _accuracy(found, targets, members) if mine else None,
                 "load_ms": load_ms,
                 "first_run_ms": first_ms,
                 "latency_ms": _latency(mine) if mine else None,

@@ -17,12 +17,12 @@ def describe_package(package: Package) -> dict[str, Any]:
         "name": package.name,
         "path": shown_path(package.source),
         "sha256": package.sha256,
-        "target": manifest["target"],
+        "target": manifest.target,
         "quantization": package.quantization,
-        "seen": manifest["seen"],
+        "seen": manifest.seen,
         "k": package.k,
-        "dataset_hash": manifest["dataset"]["content_hash"],
-        "checkpoint_sha256": manifest["checkpoint"]["sha256"],
+        "dataset_hash": manifest.dataset.content_hash,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
     }
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import UsageError
 from canet_mobile.machine import describe_machine
 from canet_mobile.package.package import Package
-from canet_mobile.replay.device import ROUTER, open_device, run_entry, run_router, warm_up
+from canet_mobile.replay.device import ROUTER, Sequences, open_device, run_entry, run_router, warm_up
 from canet_mobile.replay.report import report_head
 
 CALLS = 50  # of every entry, after its warm-up
@@ -22,10 +21,11 @@ def require_measurable(package: Package) -> None:
     """Refuse a package whose times on this machine would be of no use.
 
     Raises:
-        UsageError: the package has no router, so there is nothing to keep a budget with; or it is a Core ML
-            package and this is no Mac, so that an interpreter would run it.
+        UsageError: the package has no router, so there is nothing to keep a budget with; or it holds some of
+            the routes only, and a budget needs the cost of each; or it is a Core ML package and this is no
+            Mac, so that an interpreter would run it.
     """
-    if package.manifest["target"] == "coreml" and sys.platform != "darwin":
+    if package.manifest.target == "coreml" and sys.platform != "darwin":
         raise UsageError(
             "--costs-out: only a Mac runs Core ML; the times of the reference interpreter say nothing",
             where=package.source,
@@ -37,11 +37,18 @@ def require_measurable(package: Package) -> None:
             where=package.source,
             fix="measure the package of a canet run",
         )
+    if len(package.routes) < len(package.space):
+        raise UsageError(
+            f"--costs-out: the package holds {len(package.routes)} of {len(package.space)} routes, "
+            "and a budget needs the cost of each",
+            where=package.source,
+            fix="canet-mobile export RUN --routes all",
+        )
 
 
 def costs_table(
     package: Package,
-    queries: HeldOut,
+    seqs: Sequences,
     *,
     device: str = "host",
     threads: int = 1,
@@ -54,7 +61,8 @@ def costs_table(
 
     Args:
         package: an opened package with a router.
-        queries: held-out users; 50 of them at most are taken, fewer in turn until there are 50 calls.
+        seqs: histories of held-out users, left-padded: [n, L] of the package's length; 50 of them at most are
+            taken, fewer in turn until there are 50 calls.
         device: where to run.
         threads: threads of the runtime.
         progress: called after every history.
@@ -67,7 +75,7 @@ def costs_table(
     """
     require_measurable(package)
     running = open_device(package, device, threads=threads)
-    seqs = queries.inputs(np.arange(CALLS) % len(queries), package.length)
+    seqs = seqs[np.arange(CALLS) % len(seqs)]
     entries = [route.entry for route in package.routes]
     for entry in (ROUTER, *entries):
         warm_up(running, entry, seqs[0])

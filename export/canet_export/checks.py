@@ -74,7 +74,7 @@ def check_golden(device: Device, package: Package, limits: Limits) -> Check:
             if found != expected
         ]
         tolerance = limits.tolerance(row.scores)
-        found = compare_lists(row.scores, row.ids, scores, ids, tolerance=tolerance)
+        found = compare_lists(row.scores, row.ids, scores, ids, tolerance=tolerance, items=package.items)
         worst = max(worst, found.error / tolerance)
         failures += [
             Failure("golden", row.entry, case, d.tensor, d.expected, d.found, d.error / tolerance)
@@ -125,7 +125,7 @@ def check_routes(
     for number, route in enumerate(package.routes):
         for case, seq in _cases(queries, package.lengths, number * rows_per_route, rows_per_route):
             cases += 1
-            full = route_scores(same, seq[None], route.route, package.manifest["seen"])[0]
+            full = route_scores(same, seq[None], route.route, package.manifest.seen)[0]
             best = full.topk(package.k)
             expected, expected_ids = best.values.numpy(), best.indices.numpy()
             try:
@@ -241,7 +241,7 @@ def check_task(
     The difference is measured in pairs. One beyond the limit that is within two standard errors decides
     nothing: the check then says how many users would.
     """
-    expected = routed_lists(reference, seqs, package.k, package.manifest["seen"])
+    expected = routed_lists(reference, seqs, package.k, package.manifest.seen)
     ours = ndcg(ranks_in_lists(ids, queries.targets), TOP)
     theirs = ndcg(ranks_in_lists(expected.ids, queries.targets), TOP)
     n, base = len(ours), float(theirs.mean())

@@ -27,7 +27,7 @@ def check_lengths(device: Device, package: Package) -> Check:
         device: as `open_device` gives it.
         package: at two lengths or more.
     """
-    bits = (package.manifest["target"], package.quantization) in BITS
+    bits = (package.manifest.target, package.quantization) in BITS
     limits = LIMITS[package.quantization]
     failures: list[Failure] = []
     compared, differing = 0, 0

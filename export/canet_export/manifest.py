@@ -23,15 +23,15 @@ from canet_mobile.model.costs import route_costs, router_executed_mflops, router
 from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
 from canet_mobile.package.lengths import held, shortest
+from canet_mobile.package.manifest import GOLDEN as GOLDEN_FILE
+from canet_mobile.package.manifest import ITEM_MAP as ITEMS_FILE
+from canet_mobile.package.manifest import SCHEMA_VERSION
 from canet_mobile.replay.reference import route_scores, routes_at
 from canet_mobile.schema import validate
 
 if TYPE_CHECKING:
     from canet_mobile.data.dataset import Dataset
 
-SCHEMA_VERSION = 4
-ITEMS_FILE = "items.csv"
-GOLDEN_FILE = "golden.jsonl"
 GOLDEN_REFERENCES = {
     "fp32": "pytorch_fp32",
     "fp16": "pytorch_same_halves",

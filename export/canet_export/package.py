@@ -30,18 +30,16 @@ from canet_export.targets import Target
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.lists import LIST_LENGTH, list_length
 from canet_mobile.data.split import HeldOut, held_out
-from canet_mobile.errors import ParityError, UsageError, typed
+from canet_mobile.errors import ParityError, UsageError
 from canet_mobile.files import MANIFEST, atomic_file, staged_directory
 from canet_mobile.model.canet import Canet
-from canet_mobile.model.costs import route_costs
 from canet_mobile.model.space import Route
 from canet_mobile.package.archive import without_companions
 from canet_mobile.package.package import open_package
 from canet_mobile.run.directory import Run
 
 GOLDEN_USERS = 512
-DECISION_USERS = 4000  # validation users on which precision is chosen
-LEAST_SHARE = 0.01  # of the validation users: a route that no operating point gives to more is left out
+DECISION_USERS = 4000  # validation users on which routes and precision are chosen
 
 
 @dataclass(frozen=True)
@@ -206,48 +204,6 @@ def export_package(
             progress(f"run {len(queries)} held-out users through the package")
             manifest = describe(with_package(prepared.measured, package, queries))
     return manifest
-
-
-def routes_within(canet: Canet, max_mflops: float) -> tuple[Route, ...]:
-    """The routes that cost at most ``max_mflops`` by the paper's count.
-
-    Raises:
-        UsageError: there is none; says what the cheapest costs.
-    """
-    config = canet.supernet.config
-    costs = route_costs(config.items, config.length, canet.space, in_projection=config.in_projection)
-    within = tuple(canet.space.routes[row["id"]] for row in costs if row["paper_mflops"] <= max_mflops)
-    if not within:
-        least = min(costs, key=lambda row: row["paper_mflops"])
-        raise UsageError(
-            f"--max-mflops {max_mflops:g}: no route is that cheap",
-            fix=f"at least {least['paper_mflops']:.3f} ({least['entry']})",
-        )
-    return within
-
-
-def routes_in_use(run: Run, canet: Canet) -> tuple[Route, ...]:
-    """The routes that some operating point gives to at least 1 % of the validation users, in id order.
-
-    Args:
-        run: its manifest tells the shares, as they were when its router was made.
-        canet: its model.
-
-    Raises:
-        UsageError: the run tells of no operating point, for instance because it is a plain SASRec.
-    """
-    points = (run.manifest["routing"] or {}).get("operating_points")
-    if not points:
-        plain = canet.router is None
-        raise UsageError(
-            "--routes auto: the run has no operating points"
-            + (": it is a plain SASRec, whose one route is exported anyway" if plain else ""),
-            where=run.directory,
-            fix="--routes all"
-            + ("" if plain else f", or canet-mobile route {typed(run.directory)}, which sets them"),
-        )
-    kept = {entry for point in points for entry, share in point["routes"].items() if share >= LEAST_SHARE}
-    return tuple(route for route in canet.space if route.entry in kept)
 
 
 def _chosen_k(options: ExportOptions, dataset: Dataset, length: int) -> int:

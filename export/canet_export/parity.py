@@ -18,15 +18,17 @@ from canet_export.checks import LIMITS, Limits, check_golden, check_routes, chec
 from canet_export.length_checks import check_lengths
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
-from canet_mobile.files import kind_of
 from canet_mobile.machine import describe_machine
 from canet_mobile.model.canet import Canet
 from canet_mobile.package.lists import Check, Failure
 from canet_mobile.package.package import Package, open_package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import RuntimeFailure, open_device
+from canet_mobile.replay.documents import failure_of
 from canet_mobile.replay.reference import exported_job
 from canet_mobile.replay.report import report_head
 
+NO_PACKAGE = (Code.PACKAGE_MISSING, Code.MANIFEST_MISSING, Code.NOT_A_PACKAGE)
 SHOWN = 20  # failures spelled out in the error
 
 Progress = Callable[[str], None]
@@ -37,13 +39,15 @@ def open_for_parity(path: Path) -> Package:
 
     Raises:
         ParityError: a file of the package is missing, altered or inconsistent.
-        CanetError: there is no package.
+        Refused: there is no package.
     """
     try:
         return open_package(path)
-    except CanetError as error:
-        if path.is_file() or kind_of(path) == "package":
-            raise ParityError(error.what, where=error.where, fix=error.fix) from error
+    except Refused as error:
+        if path.is_file() or error.code not in NO_PACKAGE:
+            failure = ParityError(error.what, where=error.where, fix=error.fix)
+            failure.code = error.code
+            raise failure from error
         raise
 
 
@@ -79,7 +83,7 @@ def parity(
         job = exported_job(package, reference)
         reference, same = job.canet, job.reference
         progress("weights")
-        checks.append(TARGETS[package.manifest["target"]].check_stored(package.directory, job))
+        checks.append(TARGETS[package.manifest.target].check_stored(package.directory, job))
     try:
         device = open_device(package)
     except RuntimeFailure as error:
@@ -130,7 +134,7 @@ def require(report: dict[str, Any], where: object) -> None:
     if report["passed"]:
         return
     failed = [check["name"] for check in report["checks"] if check["passed"] is False]
-    rows = [Failure(**{**row, "excess": row["excess"] or np.inf}) for row in report["failures"]]
+    rows = [failure_of(row) for row in report["failures"]]
     lines = [str(row) for row in rows[:SHOWN]]
     if len(rows) > SHOWN:
         lines.append(f"and {len(rows) - SHOWN} more (all of them with --json)")

@@ -79,21 +79,21 @@ class Weights:
 
     def __init__(self, canet: Canet) -> None:
         self.full = parameters(canet)
-        self._made: dict[Slice | tuple[str, int, int], Tensor] = {}
+        self.made: dict[Slice | tuple[str, int, int], Tensor] = {}  # a vector is (name, size, row or -1)
 
     def matrix(self, source: Slice) -> Tensor:
         """The contiguous slice of a matrix."""
-        if source not in self._made:
-            self._made[source] = source.of(self.full[source.name])
-        return self._made[source]
+        if source not in self.made:
+            self.made[source] = source.of(self.full[source.name])
+        return self.made[source]
 
     def vector(self, name: str, size: int, part: int | None = None) -> Tensor:
         """The first ``size`` entries of a vector, or of row ``part`` of a matrix."""
         key = (name, size, -1 if part is None else part)
-        if key not in self._made:
+        if key not in self.made:
             full = self.full[name] if part is None else self.full[name][part]
-            self._made[key] = own_storage(full[:size])
-        return self._made[key]
+            self.made[key] = own_storage(full[:size])
+        return self.made[key]
 
     def linear(self, name: str, rows: int, columns: int, part: int | None = None) -> Linear:
         """The prefix [rows, columns] of ``<name>_weight`` with the prefix of its bias."""

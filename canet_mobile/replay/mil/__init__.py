@@ -1,1 +1,1 @@
-"""ML Programs (.mlpackage) read from their files and run in PyTorch: a reference for where Core ML is not."""
+"""ML Programs (.mlpackage) read from their files and run in NumPy: a reference for where Core ML is not."""

@@ -1,4 +1,4 @@
-"""Running a function of an ML Program in PyTorch, operation by operation, as declared.
+"""Running a function of an ML Program in NumPy, operation by operation, as declared.
 
 What this shows: the file holds the model's numbers in a graph that computes the model's function, with shapes
 and types that are what they are declared to be. What it cannot show: how Core ML rounds inside an operation,
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from canet_mobile.replay.mil.model import MilError, MilModel, tensor_type
 from canet_mobile.replay.mil.operators import OPERATORS
 
 Declared = tuple[str, tuple[int, ...]]
+EXPONENT = np.uint32(0x7F800000)  # of a float32
+LARGE, SMALL = np.float32(2.0**15), np.float32(2.0**-14)  # where fp16's last and first full binade begin
+BEYOND = np.float32(1.5 * 2**13)  # float32 has 13 digits more; with 1.5 a sum stays in its binade
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Step:
 
     Args:
         name, kind: of the operation, for messages.
-        run: of its operator.
+        run, moves: of its operator.
         constants: inputs that are known.
         inputs: inputs that are computed: parameter -> name, or names of a list.
         outputs: names, and their declared types and shapes.
@@ -38,6 +39,7 @@ class Step:
     name: str
     kind: str
     run: Callable[..., Any]
+    moves: bool
     constants: dict[str, Any]
     inputs: dict[str, str | list[str]]
     outputs: tuple[tuple[str, Declared], ...]
@@ -53,7 +55,8 @@ class Program:
         inputs: names, and their declared types and shapes.
         steps: what is computed, in order.
         outputs: names of what it returns, and their declared types and shapes.
-        rounds: whether every result that is declared fp16 is rounded to fp16.
+        rounds: whether every result that is declared fp16 is rounded to fp16. Within an operation numbers
+            are float32, sums included, so that this is where fp16 begins and the only place.
     """
 
     model: MilModel
@@ -69,20 +72,20 @@ class Program:
         Raises:
             MilError: an input is not as declared, or an operation fails or does not return what it declares.
         """
-        values: dict[str, Tensor] = {}
+        values: dict[str, NDArray[Any]] = {}
         for name, (dtype, shape) in self.inputs.items():
             array = given.get(name)
             if array is None or array.shape != shape or array.dtype != np.dtype(dtype):
                 raise MilError(
                     f"{self.name}: the input {name} is not {dtype} {list(shape)}", where=self.model.path
                 )
-            values[name] = torch.from_numpy(np.ascontiguousarray(array))
-        with torch.inference_mode():
+            values[name] = array.astype(np.float32) if array.dtype.kind == "f" else array
+        with np.errstate(all="ignore"):  # infinities and NaN are results, which those who compare will see
             for step in self.steps:
                 self._run(step, values)
-        return {name: values[name].numpy() for name in self.outputs}
+        return {name: values[name] for name in self.outputs}
 
-    def _run(self, step: Step, values: dict[str, Tensor]) -> None:
+    def _run(self, step: Step, values: dict[str, NDArray[Any]]) -> None:
         arguments = {
             key: values[name] if isinstance(name, str) else [values[one] for one in name]
             for key, name in step.inputs.items()
@@ -95,7 +98,7 @@ class Program:
         for result, (name, (dtype, shape)) in zip(found, step.outputs, strict=True):
             if tuple(result.shape) != shape:
                 raise self._error(step, f"{name} is declared {list(shape)} and becomes {list(result.shape)}")
-            values[name] = rounded(result, dtype) if self.rounds else result
+            values[name] = rounded(result, dtype) if self.rounds and not step.moves else result
 
     def _error(self, step: Step, what: str) -> MilError:
         return MilError(
@@ -103,9 +106,24 @@ class Program:
         )
 
 
-def rounded(tensor: Tensor, dtype: str) -> Tensor:
-    """float32 numbers as the nearest ones of the declared type."""
-    return tensor.half().float() if dtype == "fp16" else tensor
+def rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """float32 numbers as the nearest ones of the declared type, the even one of two.
+
+    To fp16 by adding and taking away a number so large that float32 has no digits beyond fp16's there.
+    NumPy's own conversion takes several times as long and is left to what is near or beyond fp16's largest
+    number; both are equal but for the sign of zero.
+    """
+    if dtype != "fp16":
+        return array
+    binade = np.bitwise_and(array.view(np.uint32), EXPONENT).view(np.float32)
+    if not binade.max(initial=0) < LARGE:
+        with np.errstate(over="ignore"):
+            return array.astype(np.float16).astype(np.float32)
+    np.maximum(binade, SMALL, out=binade)
+    binade *= BEYOND
+    found = array + binade
+    found -= binade
+    return found
 
 
 class Loader:
@@ -119,7 +137,7 @@ class Loader:
 
     def __init__(self, model: MilModel, *, rounds: bool = True) -> None:
         self.model, self.rounds = model, rounds
-        self._weights: dict[bytes, Tensor] = {}
+        self._weights: dict[bytes, NDArray[Any]] = {}
 
     def load(self, name: str) -> Program:
         """A function, checked: operators known, declared data types consistent.
@@ -160,13 +178,12 @@ class Loader:
                 f"the constant {operation.outputs[0].name!r} is not of its type", where=self.model.path
             )
         return (
-            held if isinstance(held, str) else self._tensor(value.SerializeToString(deterministic=True), held)
+            held if isinstance(held, str) else self._array(value.SerializeToString(deterministic=True), held)
         )
 
-    def _tensor(self, key: bytes, array: NDArray[Any]) -> Tensor:
+    def _array(self, key: bytes, array: NDArray[Any]) -> NDArray[Any]:
         if key not in self._weights:
-            floating = array.dtype.kind == "f"
-            self._weights[key] = torch.from_numpy(array.astype(np.float32) if floating else array.copy())
+            self._weights[key] = np.array(array, np.float32 if array.dtype.kind == "f" else None)
         return self._weights[key]
 
     def _step(
@@ -206,9 +223,9 @@ class Loader:
                 held = self.model.value(value)
                 types[key] = tensor_type(value.type)[0]
                 key_bytes = value.SerializeToString(deterministic=True)
-                known[key] = held if isinstance(held, str) else self._tensor(key_bytes, held)
+                known[key] = held if isinstance(held, str) else self._array(key_bytes, held)
         for key in operator.parameters:
-            if isinstance(known.get(key), Tensor):
+            if isinstance(known.get(key), np.ndarray):
                 known[key] = known[key].tolist()
         if problem := _mismatch(operator.run, operator.parameters, known, computed):
             raise wrong(problem)
@@ -220,9 +237,9 @@ class Loader:
             raise wrong(
                 f"it returns {', '.join(promised)}, declared is {', '.join(o[1][0] for o in outputs)}"
             )
-        return Step(name, kind, operator.run, known, computed, outputs)
+        return Step(name, kind, operator.run, operator.moves, known, computed, outputs)
 
-    def _dequantized(self, step: Step, operation: Any) -> Tensor:
+    def _dequantized(self, step: Step, operation: Any) -> NDArray[Any]:
         if step.inputs:
             raise MilError(f"the constant {step.name!r} is computed from inputs", where=self.model.path)
         copy = type(operation)()

@@ -1,6 +1,6 @@
 """Core ML packages on this machine: Core ML itself on macOS, elsewhere the reference interpreter.
 
-The interpreter runs the written file in PyTorch, every fp16 result rounded to fp16. It is no Core ML: its
+The interpreter runs the written file in NumPy, every fp16 result rounded to fp16. It is no Core ML: its
 times say nothing about a phone, and Core ML may round otherwise inside an operation.
 """
 
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.machine import quiet
 from canet_mobile.model.points import POINT_INPUT
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 
 MAIN = "main"  # the function of a package that holds only one
@@ -33,7 +34,7 @@ def open_device(package: Package, threads: int) -> Device:
     """Load a package; entries are loaded when they are first called, and stay loaded.
 
     Raises:
-        CanetError: coremltools is not installed.
+        Refused: coremltools is not installed.
         RuntimeFailure: the package does not load, or lacks an entry that the manifest names.
     """
     where = entry_files(package)
@@ -74,10 +75,10 @@ def open_device(package: Package, threads: int) -> Device:
 def entry_files(package: Package) -> dict[str, tuple[Path, str]]:
     """Where each entry is: its .mlpackage, and the function in it."""
     entries = [ROUTER, *(route.entry for route in package.routes)]
-    interface = package.manifest["interface"]
-    if interface["style"] != "files":
+    interface = package.manifest.interface
+    if interface.style != "files":
         return {entry: (package.model_path, entry) for entry in entries}
-    files = interface.get("files", {})
+    files = interface.files
     if missing := [entry for entry in entries if entry not in files]:
         raise RuntimeFailure(f"names no file for the entry {missing[0]!r}", where=package.source, fix=AGAIN)
     return {entry: (package.directory / files[entry], MAIN) for entry in entries}
@@ -87,8 +88,6 @@ def _interpreter(
     package: Package, where: dict[str, tuple[Path, str]], threads: int
 ) -> tuple[Callable[[str], Function], str, float]:
     """The reference interpreter of :mod:`canet_mobile.replay.mil`."""
-    import torch
-
     from canet_mobile.replay.mil.interpreter import Loader
     from canet_mobile.replay.mil.model import open_mlpackage, protobuf
 
@@ -104,26 +103,36 @@ def _interpreter(
                     f"does not hold the function {function!r} of the entry {entry!r}", where=path, fix=AGAIN
                 )
     program_ms = (time.perf_counter_ns() - start) / 1e6
+    blas = _blas()
 
     def load(entry: str) -> Function:
         path, function = where[entry]
         program = loaders[path].load(function)
 
         def run(given: Inputs) -> dict[str, NDArray[Any]]:
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
+            with blas.limit(limits=threads):
                 return program(**given)
-            finally:
-                torch.set_num_threads(before)
 
         return run
 
     return (
         load,
-        f"reference interpreter of the .mlpackage in PyTorch {_version('torch')}, not Core ML",
+        f"reference interpreter of the .mlpackage in NumPy {np.__version__}, not Core ML",
         program_ms,
     )
+
+
+def _blas() -> Any:
+    """The thread pool of NumPy's BLAS, which NumPy itself has no way to set."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError as error:
+        raise Refused(
+            Code.RUNTIME_MISSING,
+            f"running a .mlpackage where there is no Core ML needs threadpoolctl ({error})",
+            fix="pip install 'canet-mobile[coreml]'",
+        ) from error
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _core_ml(where: dict[str, tuple[Path, str]]) -> tuple[Callable[[str], Function], str, float]:
@@ -134,7 +143,8 @@ def _core_ml(where: dict[str, tuple[Path, str]]) -> tuple[Callable[[str], Functi
         with quiet():
             import coremltools
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs coremltools ({error})",
             fix="pip install 'canet-mobile[coreml]'",
         ) from error

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 
 # executorch/runtime/core/error.h
@@ -45,7 +46,7 @@ def open_device(package: Package, threads: int) -> Device:
     The thread pool is the process's own: the last call's ``threads`` holds for every device opened before.
 
     Raises:
-        CanetError: the toolkit is missing.
+        Refused: the toolkit is missing.
         RuntimeFailure: the program does not load, or lacks a method that the manifest names.
     """
     try:
@@ -55,7 +56,8 @@ def open_device(package: Package, threads: int) -> Device:
             import torch
             from executorch.runtime import Runtime
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs ExecuTorch ({error})",
             fix="pip install 'canet-mobile[executorch]'",
         ) from error
@@ -104,12 +106,12 @@ def open_device(package: Package, threads: int) -> Device:
 
 
 def _require_parts(package: Package, entry: str) -> None:
-    for part in package.manifest["parts"]:
-        if entry in part["entries"] and not (package.directory / part["name"]).is_file():
+    for part in package.manifest.parts:
+        if entry in part.entries and not (package.directory / part.name).is_file():
             raise RuntimeFailure(
-                f"the method {entry!r} needs the part {part['name']!r}, which is not here",
+                f"the method {entry!r} needs the part {part.name!r}, which is not here",
                 where=package.source,
-                fix=f"put {part['name']} beside {package.manifest['model_file']}",
+                fix=f"put {part.name} beside {package.manifest.model_file}",
             )
 
 
@@ -119,7 +121,7 @@ def _all_parts(package: Package) -> Iterator[Path | None]:
 
     C++ and Java take a list of them; nothing is merged on a phone.
     """
-    files = [package.directory / part["name"] for part in package.manifest["parts"]]
+    files = [package.directory / part.name for part in package.manifest.parts]
     files = [file for file in files if file.is_file()]
     if not files:
         yield None

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 from canet_mobile.telemetry import onnxruntime
 
@@ -24,13 +25,15 @@ def open_device(package: Package, threads: int) -> Device:
     route, and not the router.
 
     Raises:
-        CanetError: the toolkit is missing.
-        RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises.
+        Refused: the toolkit is missing.
+        RuntimeFailure: the graph does not load, or lacks an input or output that the manifest promises. An
+            input that has a default is lacking too: Java cannot give it.
     """
     try:
         ort = onnxruntime()
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs ONNX Runtime ({error})",
             fix="pip install 'canet-mobile[onnx]'",
         ) from error
@@ -45,8 +48,8 @@ def open_device(package: Package, threads: int) -> Device:
     except Exception as error:
         raise _failure(package, "the graph does not load", error) from error
     program_ms = (time.perf_counter_ns() - started) / 1e6
-    interface = package.manifest["interface"]
-    force, at = interface.get("route_input"), interface.get("point_input")
+    interface = package.manifest.interface
+    force, at = interface.route_input, interface.point_input
     _require_names(package, session, ["seq", *(name for name in (force, at) if name)])
     names = dict.fromkeys((route.entry for route in package.routes), ANSWER) | {ROUTER: ["route"]}
     wanted = {route.entry: route.id for route in package.routes} | {ROUTER: ROUTER_ALONE}
@@ -64,7 +67,7 @@ def open_device(package: Package, threads: int) -> Device:
         if entry == ROUTER and constant:
             return constant[0]
         feeds = {"seq": np.ascontiguousarray(seq, dtype=np.int32)[None], **forced[entry]}
-        if entry == ROUTER and at:
+        if at:  # which a route does not read
             feeds[at] = np.array([point], np.int32)
         try:
             start = time.perf_counter_ns()
@@ -81,8 +84,7 @@ def open_device(package: Package, threads: int) -> Device:
 
 
 def _require_names(package: Package, session: Any, inputs: list[str]) -> None:
-    has = {value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())}
-    has |= {value.name for value in session.get_outputs()}
+    has = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
     missing = sorted({*inputs, "route", *ANSWER} - has)
     if missing:
         raise RuntimeFailure(

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from canet_mobile.errors import CanetError, unknown_name
+from canet_mobile.errors import unknown_name
 from canet_mobile.machine import quiet, quiet_stderr
 from canet_mobile.model.points import BALANCED, POINT_INPUT
 from canet_mobile.package.package import Package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import ROUTER, Answer, Device, RuntimeFailure, Sequences
 
 INPUT = "seq"
@@ -33,14 +34,15 @@ def open_device(package: Package, threads: int) -> Device:
     """Make a package's model ready; an entry's interpreter is made when it is first called, and stays.
 
     Raises:
-        CanetError: the toolkit is missing.
+        Refused: the toolkit is missing.
         RuntimeFailure: the package does not say where an entry is, or the model is no TFLite file.
     """
     try:
         with quiet(), quiet_stderr():
             from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise CanetError(
+        raise Refused(
+            Code.RUNTIME_MISSING,
             f"running a package on this machine needs LiteRT ({error})",
             fix="pip install 'canet-mobile[tflite]'",
         ) from error
@@ -90,7 +92,7 @@ class _RootedCopy:
     """
 
     def __init__(self, package: Package, entries: list[str]) -> None:
-        roots = {entry: package.manifest["runtime"].get(f"root.{entry}") for entry in entries}
+        roots = {entry: package.manifest.runtime.get(f"root.{entry}") for entry in entries}
         size = package.model_path.stat().st_size
         bad = [entry for entry, root in roots.items() if not isinstance(root, int) or not 8 <= root < size]
         if bad:

@@ -8,7 +8,7 @@ from canet_export.onnx.blocks import cut_block, fixed_block, run_block
 from canet_export.onnx.fourbit import floats
 from canet_export.onnx.nodes import Graph
 from canet_export.onnx.numbers import Matrix, Numbers
-from canet_export.onnx.prefixes import PADDED, Prefixes
+from canet_export.onnx.prefixes import NOWHERE, PADDED, Prefixes
 from canet_export.onnx.products import Operand, hold, multiply, zero_point
 from canet_export.slices import panels
 from canet_mobile.model.integers import GROUP
@@ -19,14 +19,19 @@ FLOAT, INT32 = 1, 6  # TensorProto
 INT8_ACTIVATIONS = 4  # MatMulNBits: multiply as integers, three times as fast as in float32
 
 
-def pad_mask(graph: Graph, seq: str, *, one: bool) -> str:
+def are_items(graph: Graph, seq: str, items: int) -> str:
+    """[N, L] bool: false on padding, and on what is no item's id."""
+    ends = (graph.scalar(name, value, np.int32) for name, value in (("first_item", 1), ("last_item", items)))
+    return graph.node("Equal", graph.node("Clip", seq, *ends), seq)
+
+
+def pad_mask(graph: Graph, is_item: str, *, one: bool) -> str:
     """[N, 1, 1, L] float32: -1e4 on padding; with ``one`` history [1, L] broadcasts to that by itself."""
-    found = graph.node("Equal", seq, graph.scalar("pad_id", 0, np.int32))
     if not one:
-        found = graph.node("Unsqueeze", found, graph.integers(1, 2))
-    marks = (np.full((1, 1, 1, 1), value, np.float32) for value in (MASK_PAD, 0.0))
-    held = (graph.constants.add(f"mask_{n}", mark) for n, mark in zip(("pad", "item"), marks, strict=True))
-    return graph.node("Where", found, *held)
+        is_item = graph.node("Unsqueeze", is_item, graph.integers(1, 2))
+    marks = (np.full((1, 1, 1, 1), value, np.float32) for value in (0.0, MASK_PAD))
+    held = (graph.constants.add(f"mask_{n}", mark) for n, mark in zip(("item", "pad"), marks, strict=True))
+    return graph.node("Where", is_item, *held)
 
 
 def first_columns(graph: Graph, x: str, width: int) -> str:
@@ -242,7 +247,7 @@ def _one_value(value: float) -> object:
 
 
 def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str, point: str) -> str:
-    """The router at an operating point [1]: its argmax, lowest id on ties, int64 [1]."""
+    """The router at an operating point int32 [1]: its argmax, lowest id on ties, int64 [1]."""
     router = numbers.job.canet.router
     assert router is not None
     width = router.config.width
@@ -260,7 +265,10 @@ def route_of(graph: Graph, numbers: Numbers, items: str, seq: str, pad: str, poi
     bias = graph.constants.add("router.head_bias", numbers.full["router.head_bias"].detach().numpy())
     logits = multiply(graph, graph.node("Squeeze", state, graph.integers(1)), head, bias)
     points = graph.constants.add("router.points", numbers.full["router.points"].numpy())
-    logits = graph.node("Add", logits, graph.node("Gather", points, point))
+    # Gather counts a negative place from the end; a place that is nowhere it refuses.
+    below = graph.node("Less", point, graph.scalar("pad_id", 0, np.int32))
+    place = graph.node("Where", below, graph.scalar("nowhere", NOWHERE, np.int32), point)
+    logits = graph.node("Add", logits, graph.node("Gather", points, place))
     return graph.node("ArgMax", logits, axis=-1, keepdims=0)
 
 

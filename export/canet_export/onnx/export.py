@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canet_export.job import ExportResult, Job, Progress
-from canet_export.onnx.model import ASK_ONLY, FORCE, build_graph, build_model
+from canet_export.onnx.model import ASK, ASK_ONLY, FORCE, build_graph, build_model
 from canet_export.onnx.nodes import IR_VERSION, MINIMUM_ONNXRUNTIME, OPSET
 from canet_export.onnx.ort_format import require_same_answers, write_ort
 from canet_export.sizes import Sizes
 from canet_mobile.errors import CanetError
 from canet_mobile.machine import quiet
-from canet_mobile.model.points import POINT_INPUT, POINTS
+from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.telemetry import onnxruntime
 
 MODEL_FILE = "canet.onnx"
@@ -86,15 +86,18 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
 
 
 def _probes(job: Job) -> list[dict[str, NDArray[np.int32]]]:
-    """A history for the router at every operating point, the first and the last route."""
+    """A history for the router's choice at every operating point, the first and the last route."""
     length, items = job.canet.supernet.config.length, job.canet.supernet.config.items
     seq = (1 + np.arange(length, dtype=np.int32) % items)[None]
     seq[0, : length // 2] = 0
     if job.plain:
         return [{"seq": seq}]
-    given = [(POINT_INPUT, point) for point in range(len(POINTS))]
-    given += [(FORCE, job.canet.space.id_of(route)) for route in (job.routes[0], job.routes[-1])]
-    return [{"seq": seq}, *({"seq": seq, name: np.array([value], np.int32)} for name, value in given)]
+    given = [(ASK, point) for point in range(len(POINTS))]
+    given += [(job.canet.space.id_of(route), BALANCED) for route in (job.routes[0], job.routes[-1])]
+    return [
+        {"seq": seq, FORCE: np.array([force], np.int32), POINT_INPUT: np.array([point], np.int32)}
+        for force, point in given
+    ]
 
 
 def measure_sizes(job: Job, total: int) -> Sizes:

@@ -18,6 +18,13 @@ ENDS: tuple[Key, ...] = ("e", "h", "c", "f", "eh", "hc", "h1c", "h3c", "ch", "hf
 NOWHERE = 2**31 - 1  # a row that the table does not have: Gather refuses it
 
 
+def rows_of_routes(graph: Graph, ids: Sequence[int], count: int) -> str:
+    """A constant int64 [count]: each route's place among the exported ``ids``, or nowhere."""
+    row_of = np.full(count, NOWHERE, np.int64)
+    row_of[list(ids)] = np.arange(len(ids))
+    return graph.constants.add("row_of_route", row_of)
+
+
 def sizes_of(route: Route) -> dict[str, int]:
     """A route's sizes by letter."""
     h = route.hidden
@@ -55,9 +62,7 @@ class Prefixes:
         table = np.array([list(itertools.chain(*row)) for row in columns], np.int64)
         number = route
         if len(ids) < count:  # an id that is not exported must not run another route
-            row_of = np.full(count, NOWHERE, np.int64)
-            row_of[list(ids)] = np.arange(len(ids))
-            number = graph.node("Gather", graph.constants.add("row_of_route", row_of), route)
+            number = graph.node("Gather", rows_of_routes(graph, ids, count), route)
         number = graph.node("Squeeze", number)
         sizes = graph.node("Gather", graph.constants.add("sizes_of_route", table), number)
         lengths = graph.integers(*(len(column) for column in columns[0]))
