@@ -458,6 +458,8 @@ def _table() -> Iterator[tuple[Code, str, Make]]:  # noqa: PLR0915  a table, in 
         lambda m: (m.update(k=61), [t.update(shape=[1, 61]) for t in m["outputs"]["route"].values()])
     )
     yield c.INTERFACE_DISAGREES, "lists longer than there are items", longer
+    for lengths in ([8, 4], [4], [4, 8], [4, 9]):
+        yield c.INTERFACE_DISAGREES, f"lengths {lengths} of entries at 8", given(lengths=lengths)
 
     points = manifest_field
     yield c.POINTS_DISAGREE, "one operating point too few", points(lambda m: m["operating_points"].pop())

@@ -99,6 +99,7 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
             "depth": route.depth,
             "paper_mflops": 1.0 + number,
             "executed_mflops": 0.5 + number,
+            "shorter": [],
         }
         for number, route in enumerate(space.routes)
     ]
@@ -133,10 +134,17 @@ def toy_manifest(space: RoutingSpace, **changed: Any) -> dict[str, Any]:
         },
         "items": ITEMS,
         "length": LENGTH,
+        "lengths": [LENGTH],
         "k": K,
         "seen": "keep",
         "space": space.to_json(),
-        "router": {"entry": "router", "table": "shared", "paper_mflops": 0.1, "executed_mflops": 0.1},
+        "router": {
+            "entry": "router",
+            "table": "shared",
+            "paper_mflops": 0.1,
+            "executed_mflops": 0.1,
+            "shorter": [],
+        },
         "routes": routes,
         "operating_points": unmeasured_points(),
         "default_point": "balanced",

@@ -125,6 +125,16 @@ def test_a_call_is_refused_before_the_runtime_sees_it(
     assert asked == ["router"], "the runtime was asked all the same"
 
 
+def test_a_length_that_is_not_held_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answering(monkeypatch, np.zeros(1, np.int64))
+    exact = open_device(open_package(whole)).exact
+    assert exact is not None
+    for length in (LENGTH - 1, LENGTH + 1, 0, -1):
+        error = refused(exact, "router", length, SOUND["seq"], 1)
+        assert error.code == Code.LENGTH_UNKNOWN and str(LENGTH) in (error.fix or "")
+    assert not asked
+
+
 def test_what_a_runtime_does_wrong_has_a_code(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = open_package(whole)
     seq = np.ones(LENGTH, np.int32)
@@ -141,7 +151,7 @@ def test_what_a_runtime_does_wrong_has_a_code(whole: Path, monkeypatch: pytest.M
 
 def test_every_code_is_raised_by_a_test() -> None:
     raised = {damage.code for damage in DAMAGES} | {code for code, _, _ in CALLS}
-    raised |= {Code.RUNTIME_FAILED, Code.ROUTE_UNKNOWN, Code.RUNTIME_MISSING}  # the test above this one
+    raised |= {Code.RUNTIME_FAILED, Code.ROUTE_UNKNOWN, Code.RUNTIME_MISSING, Code.LENGTH_UNKNOWN}  # above
     raised |= {Code.RUNTIME_TOO_OLD}  # test_runtime_floors.py
     assert raised == set(Code)
 

@@ -73,6 +73,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Package folder; with all, the folder of four [default: packages/RUN-TARGET-QUANTIZE].",
 )
+@click.option(
+    "--lengths",
+    default="auto",
+    show_default=True,
+    metavar="LIST",
+    help="Positions that entries are written for: auto, or up to three shorter ones and L, as 8,16,50.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder [default: the run's].")
 @click.option("--zip", "as_zip", is_flag=True, help="Also write each package as one file, beside it.")
 @click.option(
@@ -93,6 +100,7 @@ def export(
     minimum_os: str | None,
     users: int,
     allow_accuracy_drop: bool,
+    lengths: str,
     out: Path | None,
     data: Path | None,
     as_zip: bool,
@@ -116,6 +124,7 @@ def export(
       canet-mobile export --target onnx --route e96_h64_d4
       canet-mobile export --target executorch --zip --json | jq .sizes
     """
+    from canet_export.lengths import parse_lengths
     from canet_export.package import ExportOptions, export_package, prepare, zip_package
     from canet_export.targets import find_targets
     from canet_mobile.files import refuse_existing, refuse_file
@@ -148,6 +157,7 @@ def export(
         split=split,
         minimum_os=minimum_os,
         plain=route is not None,
+        lengths=parse_lengths(lengths, found.config.length),
         users=users,
         allow_accuracy_drop=allow_accuracy_drop,
     )

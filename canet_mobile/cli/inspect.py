@@ -207,6 +207,7 @@ def _print_package(found: dict[str, Any]) -> None:
             *(("part", f"{part['name']} for {len(part['entries'])} entries") for part in found["parts"]),
             ("minimum", ", ".join(f"{name} {version}" for name, version in found["minimum_os"].items())),
             ("input", f"{found['length']} of {found['items']:,} items, left-padded int32"),
+            ("lengths", ", ".join(map(str, found["lengths"])) + ": the shortest that holds the history"),
             ("output", f"top {found['k']}, seen={found['seen']}"),
             ("routes", f"{len(found['entries']) - 1} of {_possible(found['space'])} in the routing space"),
             ("NDCG@10", scores),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from canet_mobile.files import sha256_file
 from canet_mobile.model.points import BALANCED, POINTS
-from canet_mobile.package.manifest import AGAIN, Manifest, Tensor
+from canet_mobile.package.manifest import AGAIN, Manifest, RouteRow, RouterRow, Tensor
 from canet_mobile.package.refusal import Code, Refused
 
 ITEM_MAP_COLUMNS = ["index", "item_id", "title"]
@@ -21,7 +21,7 @@ STYLES = {
 
 
 def check_interface(manifest: Manifest, where: Path) -> None:
-    """Shapes, types and the way of calling are those that length, k and target give.
+    """Shapes, types, lengths and the way of calling are those that length, k and target give.
 
     Raises:
         Refused: names the field, what it is and what it should be.
@@ -37,6 +37,15 @@ def check_interface(manifest: Manifest, where: Path) -> None:
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise _disagrees(f"{name} is {found}, expected {wanted}", where)
+    lengths = list(manifest.lengths)
+    if lengths != sorted({*lengths}) or lengths[-1] != length:
+        raise _disagrees(f"lengths {lengths} do not ascend to length {length}", where)
+    rows: tuple[RouterRow | RouteRow, ...] = (manifest.router, *manifest.routes)
+    for row in rows:
+        told = [shorter.length for shorter in row.shorter]
+        if told != lengths[:-1]:
+            what = f"{row.entry}.shorter tells of lengths {told}, expected {lengths[:-1]}"
+            raise _disagrees(what, where)
     if k > manifest.items:
         raise _disagrees(f"k = {k} is more than the {manifest.items} items", where)
     if manifest.interface.style not in styles:
@@ -44,7 +53,7 @@ def check_interface(manifest: Manifest, where: Path) -> None:
             f"interface.style is {manifest.interface.style!r}, {manifest.target} has {' or '.join(styles)}",
             where,
         )
-    entries = {route.entry for route in manifest.routes} | {manifest.router.entry}
+    entries = set(manifest.entries)
     named = {entry for part in manifest.parts for entry in part.entries}
     for entry in sorted(named | set(manifest.interface.files)):
         if entry not in entries:

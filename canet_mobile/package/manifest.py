@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from canet_mobile.files import AGAIN as MAKE_AGAIN
 from canet_mobile.files import MANIFEST
+from canet_mobile.package.lengths import entry_at
 from canet_mobile.package.names import clash, odd_name
 from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.schema import problem, typed
@@ -56,6 +57,15 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class ShorterRow:
+    """What an entry costs at a shorter length, in MFLOPs."""
+
+    length: int
+    paper_mflops: float
+    executed_mflops: float
+
+
+@dataclass(frozen=True)
 class RouterRow:
     """The router: whose item table it reads (None: nothing is routed), and its costs in MFLOPs."""
 
@@ -63,6 +73,7 @@ class RouterRow:
     table: str | None
     paper_mflops: float
     executed_mflops: float
+    shorter: tuple[ShorterRow, ...]
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class RouteRow:
     depth: int
     paper_mflops: float
     executed_mflops: float
+    shorter: tuple[ShorterRow, ...]
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,7 @@ class Manifest:
     outputs: Outputs
     items: int
     length: int
+    lengths: tuple[int, ...]
     k: int
     seen: Seen
     space: Mapping[str, tuple[int, ...]]
@@ -202,6 +215,12 @@ class Manifest:
     checkpoint_sha256: str
     accuracy: Accuracy | None
     document: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Every entry of the model file: the router and the routes, each at every length."""
+        names = [self.router.entry, *(route.entry for route in self.routes)]
+        return tuple(entry_at(name, length, self.length) for length in self.lengths for name in names)
 
     @property
     def model_files(self) -> tuple[str, ...]:
@@ -319,8 +338,9 @@ def _typed(document: dict[str, Any]) -> Manifest:
             _tensor(outputs["route"]["ids"]),
         ),
         space={name: tuple(sizes) for name, sizes in document["space"].items()},
-        router=typed(RouterRow, document["router"]),
-        routes=tuple(typed(RouteRow, row) for row in document["routes"]),
+        lengths=tuple(document["lengths"]),
+        router=typed(RouterRow, _with_shorter(document["router"])),
+        routes=tuple(typed(RouteRow, _with_shorter(row)) for row in document["routes"]),
         operating_points=tuple(typed(PointRow, row) for row in document["operating_points"]),
         interface=typed(Interface, document["interface"]),
         parts=tuple(Part(row["name"], tuple(row["entries"])) for row in document["parts"]),
@@ -334,6 +354,10 @@ def _typed(document: dict[str, Any]) -> Manifest:
         accuracy=None if document["accuracy"] is None else typed(Accuracy, document["accuracy"]),
         document=document,
     )
+
+
+def _with_shorter(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "shorter": tuple(typed(ShorterRow, shorter) for shorter in row["shorter"])}
 
 
 def _tensor(row: dict[str, Any]) -> Tensor:

@@ -107,6 +107,16 @@ class Package:
         return self.manifest.length
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Positions that every entry is there for, ascending; the last is :attr:`length`."""
+        return self.manifest.lengths
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Every entry of the model file: the router and the routes, each at every length."""
+        return self.manifest.entries
+
+    @property
     def k(self) -> int:
         """Length of the returned lists."""
         return self.manifest.k

@@ -42,6 +42,7 @@ class Code(StrEnum):
     RUNTIME_FAILED = "runtime_failed"
     ENTRY_UNKNOWN = "entry_unknown"
     POINT_UNKNOWN = "point_unknown"
+    LENGTH_UNKNOWN = "length_unknown"
     HISTORY_INVALID = "history_invalid"
     ITEM_UNKNOWN = "item_unknown"
     ROUTE_UNKNOWN = "route_unknown"

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
+from canet_mobile.package.lengths import entry_at, held, shortest
 from canet_mobile.package.package import Package
 from canet_mobile.package.refusal import Code, Refused
-from canet_mobile.replay.guard import require_entry, require_history, require_point, require_runtime
+from canet_mobile.replay.guard import (
+    require_entry,
+    require_history,
+    require_length,
+    require_point,
+    require_runtime,
+)
 
 ROUTER = "router"
 DEVICES = ("host", "arm64", "android", "ios")
@@ -60,6 +67,9 @@ class Device:
         call: runs an entry on one history [L] int32 at an operating point, an index into POINTS; only the
             router looks at the point.
         index_dtype: of route ids and item ids, as the manifest says.
+        lengths: positions that its entries compute, ascending; ``call`` takes the shortest that holds the
+            history. Empty where only one length is known.
+        exact: ``call`` at a length that is asked for: (entry, length, history [L], point).
     """
 
     name: str
@@ -69,6 +79,8 @@ class Device:
     load: Callable[[str], float]
     call: Callable[[str, Sequences, int], Answer]
     index_dtype: str = "int64"
+    lengths: tuple[int, ...] = ()
+    exact: Callable[[str, int, Sequences, int], Answer] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +132,30 @@ def open_device(package: Package, device: str = "host", *, threads: int = 1) -> 
     package.require_unchanged_model()
     runtime = import_module(f"canet_mobile.replay.runtimes.{package.manifest.target}")
     opened: Device = runtime.open_device(package, threads)
-    return _guarded(opened, package)
+    return _guarded(_fitted(opened, package.lengths), package)
+
+
+def _fitted(device: Device, lengths: tuple[int, ...]) -> Device:
+    """The device with an entry's name standing for it at every length: a call takes the shortest that holds
+    the history [L], and loading one loads it at all of them."""
+    longest = lengths[-1]
+
+    def exact(entry: str, length: int, seq: Sequences, point: int) -> Answer:
+        return device.call(entry_at(entry, length, longest), seq[len(seq) - length :], point)
+
+    def call(entry: str, seq: Sequences, point: int) -> Answer:
+        return exact(entry, shortest(lengths, held(seq)), seq, point)
+
+    def load(entry: str) -> float:
+        return sum(device.load(entry_at(entry, length, longest)) for length in lengths)
+
+    return replace(device, call=call, load=load, lengths=lengths, exact=exact)
 
 
 def _guarded(device: Device, package: Package) -> Device:
     """The same device, which refuses what no runtime may be asked: some end the process over it."""
+    whole = device.exact
+    assert whole is not None
 
     def load(entry: str) -> float:
         require_entry(package, entry)
@@ -136,7 +167,14 @@ def _guarded(device: Device, package: Package) -> Device:
         require_history(package, seq)
         return device.call(entry, seq, point)
 
-    return replace(device, load=load, call=call)
+    def exact(entry: str, length: int, seq: Sequences, point: int) -> Answer:
+        require_entry(package, entry)
+        require_point(package, point)
+        require_length(package, length)
+        require_history(package, seq)
+        return whole(entry, length, seq, point)
+
+    return replace(device, load=load, call=call, exact=exact)
 
 
 def run_router(device: Device, seq: Sequences, point: int = BALANCED) -> tuple[int, int]:
@@ -196,6 +234,8 @@ def warm_up(device: Device, entry: str, seq: Sequences) -> tuple[float, float]:
     """
     load_ms = device.load(entry)
     first_ms = device.call(entry, seq, BALANCED).nanoseconds / 1e6
-    for _ in range(WARM_UPS):
-        device.call(entry, seq, BALANCED)
+    for length in device.lengths or (len(seq),):
+        newest = np.where(np.arange(len(seq)) < len(seq) - length, 0, np.maximum(seq, 1)).astype(np.int32)
+        for _ in range(WARM_UPS):
+            device.call(entry, newest, BALANCED)
     return load_ms, first_ms

@@ -77,6 +77,21 @@ def require_point(package: Package, point: int) -> None:
         )
 
 
+def require_length(package: Package, length: int) -> None:
+    """Refuse a length that the package's entries are not there for.
+
+    Raises:
+        Refused: names those there are.
+    """
+    if length not in package.lengths:
+        raise Refused(
+            Code.LENGTH_UNKNOWN,
+            f"no entry has {length} positions",
+            where=package.source,
+            fix=f"one of: {', '.join(map(str, package.lengths))}",
+        )
+
+
 def require_history(package: Package, seq: NDArray[Any]) -> None:
     """Refuse an input that the package's graphs are not made for.
 

@@ -138,6 +138,7 @@ def exported_job(package: Package, canet: Canet) -> Job:
         split=bool(manifest.parts) and manifest.interface.style != "files",
         minimum_os=None if oldest is None else str(oldest),
         plain=manifest.interface.plain,
+        lengths=package.lengths,
     )
 
 

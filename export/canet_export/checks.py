@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,12 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _cases(queries: HeldOut, length: int, offset: int, count: int) -> list[tuple[str, NDArray[np.int32]]]:
-    """Histories for one route, as (name, [L] int32): a single item, the longest of all, and others."""
+def _cases(
+    queries: HeldOut, lengths: Sequence[int], offset: int, count: int
+) -> list[tuple[str, NDArray[np.int32]]]:
+    """Histories for one route, as (name, [L] int32): a single item, the longest of all, and others; and as
+    many of the newest items of the longest as each shorter length holds."""
+    length = lengths[-1]
     sizes = np.minimum(queries.ends - queries.starts, length)
     rows = [offset % len(queries), int(sizes.argmax())]
     rows += [(offset + 1 + n * max(1, len(queries) // count)) % len(queries) for n in range(count)]
@@ -102,6 +107,10 @@ def _cases(queries: HeldOut, length: int, offset: int, count: int) -> list[tuple
                 f"{name}, newest item alone",
             )
         cases.append((name, seq))
+    longest = queries.inputs(np.array([rows[1]]), length)[0]
+    for shorter in lengths[:-1]:
+        newest = np.where(np.arange(length) < length - shorter, 0, longest).astype(np.int32)
+        cases.append((f"user {queries.users[rows[1]]}, newest {shorter} items", newest))
     return cases
 
 
@@ -114,7 +123,7 @@ def check_routes(
     overlaps = []
     worst, cases = 0.0, 0
     for number, route in enumerate(package.routes):
-        for case, seq in _cases(queries, package.length, number * rows_per_route, rows_per_route):
+        for case, seq in _cases(queries, package.lengths, number * rows_per_route, rows_per_route):
             cases += 1
             full = route_scores(same, seq[None], route.route, package.manifest.seen)[0]
             best = full.topk(package.k)

@@ -22,6 +22,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.layers import LAYER_NORM_EPS, MASK_FUTURE, MASK_PAD
 from canet_mobile.model.space import FFN, HEADS, Route
 from canet_mobile.model.supernet import PAD_CLASS_BIAS
+from canet_mobile.package.lengths import entry_at
 
 Seen = Literal["keep", "exclude"]
 ROUTER_ENTRY = "router"
@@ -77,6 +78,7 @@ class _Graph(nn.Module):
 
     def __init__(self, weights: Weights, table: str, cuts: list[tuple[int, int]], positions: Tensor) -> None:
         super().__init__()
+        self.length = len(positions)
         rows = len(weights.full[table])
         self.rows = rows
         sources = [Slice(table, rows, *cut) for cut in cuts]
@@ -103,7 +105,7 @@ class _Graph(nn.Module):
 
 
 class RouteGraph(_Graph):
-    """One submodel: seq [1, L] int32 -> (scores [1, k] float32, ids [1, k] int64), best first.
+    """One submodel: seq [1, n] int32 -> (scores [1, k] float32, ids [1, k] int64), best first.
 
     Args:
         weights: of a model whose residual scalars are folded.
@@ -111,12 +113,22 @@ class RouteGraph(_Graph):
         route: which submodel.
         k: how many items to return.
         seen: ``exclude`` puts the items of the input out of the top k.
+        length: n, the newest positions that are computed; None computes all L.
     """
 
-    def __init__(self, weights: Weights, canet: Canet, route: Route, k: int, seen: Seen) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        canet: Canet,
+        route: Route,
+        k: int,
+        seen: Seen,
+        length: int | None = None,
+    ) -> None:
         config = canet.supernet.config
         space, h = config.space, route.hidden
         positions = weights.matrix(Slice("supernet.positions", config.length, 0, route.embedding))
+        positions = newest(positions, length)
         super().__init__(weights, "supernet.item_table", panels(space.embedding, route.embedding), positions)
         self.k, self.seen, self.route = k, seen, route
         self.project = weights.linear("supernet.in", h, route.embedding) if config.in_projection else None
@@ -124,7 +136,7 @@ class RouteGraph(_Graph):
             BlockGraph(weights, f"supernet.blocks.{n}", h) for n in range(route.depth)
         )
         if route.depth > 1:  # the last block asks for the last position, which has no future
-            future = torch.full((1, config.length, config.length), MASK_FUTURE).triu(1)
+            future = torch.full((1, self.length, self.length), MASK_FUTURE).triu(1)
             self.future = nn.Parameter(future, requires_grad=False)
         self.cuts = panels(space.hidden, h)
         table = "supernet.item_table" if config.tied else "supernet.own_classifier"
@@ -135,7 +147,7 @@ class RouteGraph(_Graph):
         )
 
     def front(self, seq: Tensor) -> Tensor:
-        """What the blocks are given, [1, L, hidden]."""
+        """What the blocks are given, [1, n, hidden]."""
         x = self.embedded(seq) + self.positions
         return x if self.project is None else self.project(x)
 
@@ -166,20 +178,20 @@ class RouteGraph(_Graph):
 
 
 class RouterGraph(_Graph):
-    """The router: seq [1, L] int32, point [1] int32 -> route id [1] int64; argmax, the lowest id on ties.
+    """The router: seq [1, n] int32, point [1] int32 -> route id [1] int64; argmax, the lowest id on ties.
 
     With a shared table it reads the supernet's first panels and owns no table. ``points`` [operating points,
     routes] is float32 in every preset; a point is one look-up in it and one sum.
     """
 
-    def __init__(self, weights: Weights, canet: Canet) -> None:
+    def __init__(self, weights: Weights, canet: Canet, length: int | None = None) -> None:
         assert canet.router is not None
         own, self.width = canet.router.config.table == "own", canet.router.config.width
         widths = canet.space.embedding
         enough = next((width for width in widths if width >= self.width), widths[-1])
         cuts = [(0, self.width)] if own else panels(widths, enough)
         table = "router.item_table" if own else "supernet.item_table"
-        super().__init__(weights, table, cuts, weights.full["router.positions"])
+        super().__init__(weights, table, cuts, newest(weights.full["router.positions"], length))
         self.table_scale = 1.0 if own else float(weights.full["router.table_scale"])
         self.block = BlockGraph(weights, "router.block", self.width)
         self.head = weights.linear("router.head", len(weights.full["router.head_bias"]), self.width)
@@ -216,22 +228,38 @@ def restricted(canet: Canet, exported: Sequence[int]) -> Canet:
 class ConstantRouter(nn.Module):
     """The router of a plain SASRec, which has one route: always 0, whatever the history and the point."""
 
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
     def forward(self, seq: Tensor, point: Tensor) -> Tensor:
         return (seq[:, -1] * 0 + point * 0).to(torch.int64)
 
 
-def build_graphs(model: Canet, routes: Sequence[Route], k: int, seen: Seen) -> dict[str, nn.Module]:
-    """The router's graph and one per route, by entry, in eval mode.
+def newest(positions: Tensor, length: int | None) -> Tensor:
+    """The rows [n, e] of the newest positions of a table [L, e], in storage of their own."""
+    return positions if length in (None, len(positions)) else own_storage(positions[-length:])
+
+
+def build_graphs(
+    model: Canet, routes: Sequence[Route], k: int, seen: Seen, lengths: Sequence[int] | None = None
+) -> dict[str, nn.Module]:
+    """The router's graph and one per route, by entry, in eval mode; each at every length.
 
     Args:
         model: with lambda folded and the package's numbers in place (:attr:`Job.reference`).
         routes: which submodels.
         k: how many items a route returns.
         seen: the policy inside the graphs.
+        lengths: ascending, the model's own L last; None is L alone. Names of the shorter ones are those of
+            :func:`canet_mobile.package.lengths.entry_at`, and follow those at L.
     """
-    weights = Weights(model)
-    graphs: dict[str, nn.Module] = {
-        ROUTER_ENTRY: ConstantRouter() if model.router is None else RouterGraph(weights, model)
-    }
-    graphs |= {route.entry: RouteGraph(weights, model, route, k, seen) for route in routes}
+    weights, longest = Weights(model), model.supernet.config.length
+    graphs: dict[str, nn.Module] = {}
+    for length in [longest, *(lengths or (longest,))[:-1]]:
+        router = ConstantRouter(length) if model.router is None else RouterGraph(weights, model, length)
+        graphs[entry_at(ROUTER_ENTRY, length, longest)] = router
+        for route in routes:
+            graph = RouteGraph(weights, model, route, k, seen, length)
+            graphs[entry_at(route.entry, length, longest)] = graph
     return {entry: graph.eval() for entry, graph in graphs.items()}

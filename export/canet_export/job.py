@@ -33,6 +33,7 @@ class Job:
         split: put panels and layers into files of their own, to be downloaded when a route needs them.
         minimum_os: the oldest system to serve where the format depends on it (``ios17``); None: the newest.
         plain: one route as an ordinary static graph, for servers.
+        lengths: positions that each entry is written for, ascending, the model's L last; empty is L alone.
         item_labels: of the items 1..V, for formats that carry them inside the model; empty: not carried.
 
     Raises:
@@ -48,10 +49,14 @@ class Job:
     split: bool = False
     minimum_os: str | None = None
     plain: bool = False
+    lengths: tuple[int, ...] = ()
     item_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        items = self.canet.supernet.config.items
+        items, longest = self.canet.supernet.config.items, self.canet.supernet.config.length
+        object.__setattr__(self, "lengths", self.lengths or (longest,))
+        if self.lengths[-1] != longest or list(self.lengths) != sorted({*self.lengths}):
+            raise CanetError(f"lengths {list(self.lengths)} do not ascend to {longest}")
         if not 1 <= self.k <= items:
             raise CanetError(f"k is {self.k}, the model has {items} items", fix=f"--k {min(20, items)}")
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from canet_export.floors import FLOORS
 from canet_export.graph import ROUTER_ENTRY
 from canet_export.job import ExportResult, Job
+from canet_export.lengths import route_at_lengths, router_at_lengths
 from canet_export.measured import Measured, unmeasured_points
 from canet_mobile import __version__
 from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json, write_text
 from canet_mobile.model.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
+from canet_mobile.package.lengths import held, shortest
 from canet_mobile.package.manifest import GOLDEN as GOLDEN_FILE
 from canet_mobile.package.manifest import ITEM_MAP as ITEMS_FILE
 from canet_mobile.package.manifest import SCHEMA_VERSION
@@ -56,8 +58,8 @@ def write_items(path: Path, dataset: Dataset) -> None:
 
 @torch.inference_mode()
 def golden_rows(job: Job, histories: NDArray[np.int32]) -> list[dict[str, Any]]:
-    """Two rows per route: a one-item history, and a whole one that the router sends to that route if any, at
-    some operating point.
+    """Rows of every route: a one-item history, and a whole one that the router sends to that route if any, at
+    some operating point; and as many items as each length holds that neither of them asks.
 
     Args:
         job: what is exported; the rows are answered by its reference.
@@ -71,7 +73,15 @@ def golden_rows(job: Job, histories: NDArray[np.int32]) -> list[dict[str, Any]]:
         single[-1] = histories[number % len(histories), -1]
         routed = np.flatnonzero((chosen == reference.space.id_of(route)).any(0))
         whole = histories[routed[0] if len(routed) else number % len(histories)]
-        rows += [_golden_row(job, route, history) for history in (single, whole)]
+        # Each length is asked once: where nobody's history is as long, it is repeated until it is.
+        items = np.resize(whole[whole > 0], len(whole))
+        asked = {shortest(job.lengths, held(history)) for history in (single, whole)}
+        repeated = [
+            np.where(np.arange(len(items)) < len(items) - length, 0, items)
+            for length in job.lengths
+            if length not in asked and len(job.lengths) > 1
+        ]
+        rows += [_golden_row(job, route, history) for history in (single, *repeated, whole)]
     return rows
 
 
@@ -155,11 +165,15 @@ def write_manifest(
         },
         "items": config.items,
         "length": config.length,
+        "lengths": list(job.lengths),
         "k": k,
         "seen": job.seen,
         "space": space.to_json(),
         "router": _router(job),
-        "routes": [costs[space.id_of(route)] for route in job.routes],
+        "routes": [
+            costs[space.id_of(route)] | {"shorter": route_at_lengths(job, space.id_of(route))}
+            for route in job.routes
+        ],
         "operating_points": _operating_points(job, measured),
         "default_point": POINTS[BALANCED] if job.has_router else None,
         "interface": result.interface | ({} if job.plain else {"point_input": POINT_INPUT}),
@@ -188,13 +202,20 @@ def _router(job: Job) -> dict[str, Any]:
     """The router's entry, table and costs; a plain SASRec or graph has nothing to route and pays nothing."""
     canet = job.canet
     if canet.router is None or not job.has_router:
-        return {"entry": ROUTER_ENTRY, "table": None, "paper_mflops": 0.0, "executed_mflops": 0.0}
+        return {
+            "entry": ROUTER_ENTRY,
+            "table": None,
+            "paper_mflops": 0.0,
+            "executed_mflops": 0.0,
+            "shorter": router_at_lengths(job),
+        }
     length, routes = canet.supernet.config.length, len(canet.space)
     return {
         "entry": ROUTER_ENTRY,
         "table": canet.router.config.table,
         "paper_mflops": router_paper_mflops(length, routes),
         "executed_mflops": router_executed_mflops(length, routes),
+        "shorter": router_at_lengths(job),
     }
 
 

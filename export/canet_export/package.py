@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from canet_export.accuracy import choose_integers, require_accuracy
 from canet_export.checks import MIN_ROUTER_AGREEMENT
 from canet_export.graph import Seen, restricted
 from canet_export.job import Job, Quantization
+from canet_export.lengths import choose_lengths
 from canet_export.manifest import (
     GOLDEN_FILE,
     ITEMS_FILE,
@@ -54,6 +55,8 @@ class ExportOptions:
         split: see :class:`Job`.
         minimum_os: see :class:`Job`.
         plain: see :class:`Job`.
+        lengths: positions that each entry is written for; None chooses them by the validation histories, and
+            takes the model's L alone where all routes are exported.
         users: validation users on whom the package's accuracy is measured; 0 leaves it out.
         allow_accuracy_drop: export int4 even where it loses more than the bound.
     """
@@ -65,6 +68,7 @@ class ExportOptions:
     split: bool = False
     minimum_os: str | None = None
     plain: bool = False
+    lengths: tuple[int, ...] | None = None
     users: int = 500
     allow_accuracy_drop: bool = False
 
@@ -127,6 +131,10 @@ def prepare(
         split=options.split, minimum_os=options.minimum_os, plain=options.plain,
         item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
+    if options.lengths is not None:
+        job = replace(job, lengths=options.lengths)
+    elif options.routes is not None and not options.plain:
+        job = replace(job, lengths=choose_lengths(job, _golden_histories(dataset, job)))
     users = held_out(dataset, "validation", limit=max(options.users, 1))
     return Prepared(job, higher, users, measure(model, job, users) if options.users else None)
 
@@ -161,6 +169,8 @@ def export_package(
         CanetError: the toolkit is missing, or ``out`` may not be written.
     """
     job, queries = prepared.job, prepared.queries
+    if not target.lengths:
+        job = replace(job, lengths=())
     target.require_quantization(job.quantization)
     target.require_toolkit()
     with staged_directory(out, force=force, kind="package") as stage:

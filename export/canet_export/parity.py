@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from canet_export.checks import LIMITS, Limits, check_golden, check_routes, check_users
+from canet_export.length_checks import check_lengths
 from canet_mobile.data.split import HeldOut
 from canet_mobile.errors import CanetError, ParityError
 from canet_mobile.machine import describe_machine
@@ -90,6 +91,9 @@ def parity(
         return _report(package, limits, checks, reference is not None)
     progress("golden rows")
     checks.append(check_golden(device, package, limits))
+    if len(package.lengths) > 1:
+        progress("lengths")
+        checks.append(check_lengths(device, package))
     if reference is not None and same is not None and queries is not None:
         progress("routes")
         checks.extend(

@@ -28,12 +28,14 @@ class Target:
         name: ``executorch``, ...
         quantizations: the presets it can write.
         refusals: why it cannot write the others.
+        lengths: whether it writes entries at several lengths.
         systems: ``sys.platform`` of the systems its toolkit has wheels for.
     """
 
     name: str
     quantizations: tuple[Quantization, ...]
     refusals: dict[str, str]
+    lengths: bool = False
     systems: tuple[str, ...] = ("linux", "darwin", "win32")
 
     def require_toolkit(self) -> None:
@@ -78,9 +80,10 @@ TARGETS = {
                 "fp16": "XNNPACK unpacks half weights anew in every call, which makes them slower than "
                 "float32, and graphs that compute in half need a processor that does"
             },
+            lengths=True,
         ),
-        Target("coreml", ("fp32", "fp16", "int8", "int4"), {}, POSIX),
-        Target("tflite", ("fp32", "fp16", "int8", "int4"), {}, POSIX),
+        Target("coreml", ("fp32", "fp16", "int8", "int4"), {}, systems=POSIX),
+        Target("tflite", ("fp32", "fp16", "int8", "int4"), {}, systems=POSIX),
         Target("onnx", ("fp32", "fp16", "int8", "int4"), {}),
     )
 }

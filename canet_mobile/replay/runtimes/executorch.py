@@ -70,7 +70,7 @@ def open_device(package: Package, threads: int) -> Device:
         program = Runtime.get().load_program(package.model_path, data_path=data)
     program_ms = (time.perf_counter_ns() - started) / 1e6
     held = program.method_names
-    missing = {ROUTER, *(route.entry for route in package.routes)} - held
+    missing = set(package.entries) - held
     if missing:
         raise RuntimeFailure(
             f"does not hold the method(s) {', '.join(sorted(missing))} that the manifest names",
@@ -94,7 +94,7 @@ def open_device(package: Package, threads: int) -> Device:
         load(entry)
         method = program.load_method(entry)
         inputs = [torch.from_numpy(np.ascontiguousarray(seq, dtype=np.int32)[None])]
-        if entry == ROUTER:
+        if entry.startswith(ROUTER):
             inputs.append(torch.tensor([point], dtype=torch.int32))
         with _runtime_errors(package, entry):
             start = time.perf_counter_ns()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,13 +35,15 @@ MINIMUM_OS = {"android": "API 23", "ios": "17.0"}
 
 def job_graphs(job: Job, routes: Sequence[Route] | None = None) -> dict[str, nn.Module]:
     """The router's graph and one per route (of the job, or those given), with the job's integers in place."""
-    graphs = build_graphs(job.reference, job.routes if routes is None else routes, job.k, job.seen)
+    lengths = job.lengths if routes is None else None
+    graphs = build_graphs(job.reference, job.routes if routes is None else routes, job.k, job.seen, lengths)
     return {entry: prepared(graph, job.integers) for entry, graph in graphs.items()}
 
 
 def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> ExportResult:
     """Write ``canet.pte``: methods ``router`` (seq int32 [1, L], point int32 [1] -> route id int64 [1]) and
-    one per route (seq -> scores float32 [1, k], ids int64 [1, k]).
+    one per route (seq -> scores float32 [1, k], ids int64 [1, k]), and the same at every shorter length n
+    (``router_n8``, seq int32 [1, 8]).
 
     Args:
         job: what to write.
@@ -53,13 +55,13 @@ def export(job: Job, out_dir: Path, progress: Progress = lambda _: None) -> Expo
     """
     kit = _toolkit()
     graphs = job_graphs(job)
-    seq = torch.zeros(1, job.canet.supernet.config.length, dtype=torch.int32)
     point = torch.zeros(1, dtype=torch.int32)
     with quiet(), torch.no_grad(), fast_lowering():
         programs = {}
         for number, (entry, graph) in enumerate(graphs.items(), start=1):
             progress(f"trace {number}/{len(graphs)}: {entry}")
-            inputs = (seq, point) if entry == ROUTER_ENTRY else (seq,)
+            seq = torch.zeros(1, cast(int, graph.length), dtype=torch.int32)
+            inputs = (seq, point) if entry.startswith(ROUTER_ENTRY) else (seq,)
             programs[entry] = torch.export.export(graph, inputs)
         progress(f"lower {len(graphs)} methods to XNNPACK")
         edge = kit.lower(
@@ -175,7 +177,7 @@ def _delegation(plan: Any) -> Delegation:
 
 def _require_one_delegate(delegation: Sequence[Delegation]) -> None:
     for row in delegation:
-        if row.entry != ROUTER_ENTRY and row.partitions != 1:
+        if not row.entry.startswith(ROUTER_ENTRY) and row.partitions != 1:
             left = ", ".join(f"{name} ({calls})" for name, calls in row.undelegated.items())
             raise CanetError(
                 f"{row.entry} became {row.partitions} XNNPACK delegates, not one; outside stayed {left}",
