@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from canet_mobile.package import manifest as manifest_module
 from canet_mobile.package.package import Package, open_package
 from canet_mobile.replay import documents
 from canet_mobile.replay import replay as replay_module
+from canet_mobile.replay.reference import package_lists
 from canet_mobile.schema import load_schema
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +112,10 @@ def test_a_replay_report_is_read_as_it_was_written(
     data = {"name": "toy", "content_hash": "0" * 64, "split": "test", "users": 40, "of": 40}
     path = tmp_path / "replay.json"
     for reference in (CANET, None):
-        report = {**replay_module.replay(package, toy_queries(), reference=reference), "data": data}
+        lists = None if reference is None else partial(package_lists, reference, package)
+        queries = toy_queries()
+        seqs = queries.inputs(slice(None), package.length)
+        report = {**replay_module.replay(package, seqs, queries.targets, reference=lists), "data": data}
         write_json(path, report)
         found = documents.read_replay_report(path)
         for name in ("package", "device", "machine", "data", "latency_ms", "load_ms", "memory_bytes"):

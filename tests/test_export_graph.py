@@ -61,9 +61,9 @@ def test_a_tied_sasrec_without_projection_has_a_router_that_says_zero() -> None:
     graph = RouteGraph(Weights(fold_residuals(canet)), canet, space.largest, K, "keep")
     seq = random_histories(1, ITEMS, LENGTH).to(torch.int32)
     torch.testing.assert_close(graph.scores(seq), scores(canet, seq, "e8_h8_d2"), atol=1e-5, rtol=1e-5)
-    assert [ConstantRouter()(seq, torch.tensor([p], dtype=torch.int32)).tolist() for p in POINT_IDS] == [
-        [0]
-    ] * 3
+    assert [
+        ConstantRouter(LENGTH)(seq, torch.tensor([p], dtype=torch.int32)).tolist() for p in POINT_IDS
+    ] == [[0]] * 3
 
 
 def test_leaves_hold_storage_of_their_own() -> None:

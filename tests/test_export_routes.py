@@ -21,6 +21,7 @@ from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
 from canet_mobile.model.space import RoutingSpace
 from canet_mobile.package.package import open_package
+from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.device import open_device, run_router
 
 LENGTH, USERS = 8, 1000
@@ -134,7 +135,8 @@ def test_a_package_of_some_routes_refuses_another_by_name(tmp_path: Path, target
     device = open_device(package)
     seqs = held_out(dataset, "validation").inputs(slice(None), package.length)
     for call in (lambda: device.load("e8_h8_d2"), lambda: device.call("e8_h8_d2", seqs[0], BALANCED)):
-        with pytest.raises(UsageError, match=r"unknown entry 'e8_h8_d2'[\s\S]*e16_h16_d1, e8_h8_d1"):
+        with pytest.raises(Refused, match=r"unknown entry 'e8_h8_d2'") as error:
             call()
+        assert error.value.code is Code.ENTRY_UNKNOWN and "e16_h16_d1, e8_h8_d1" in str(error.value)
     answers = {run_router(device, seq, point)[0] for seq in seqs for point in range(len(POINTS))}
     assert answers <= {route.id for route in package.routes}

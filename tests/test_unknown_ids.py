@@ -34,7 +34,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.package.package import open_package
 
 package = open_package(Path(sys.argv[1]))
-device = import_module("canet_mobile.replay.runtimes." + package.manifest["target"]).open_device(package, 1)
+device = import_module("canet_mobile.replay.runtimes." + package.manifest.target).open_device(package, 1)
 for value in map(int, sys.argv[2:]):
     seq = np.zeros(package.length, np.int32)
     seq[-3:] = 5, value, 7
