@@ -178,7 +178,7 @@ def test_code_counts_by_what_it_does(compared_data: Dataset, tmp_path: Path) -> 
 
     assert code.code_hash(copy) == code.code_hash(root)
     assert changed(
-        "train/routing.py",
+        "routing/distil.py",
         "FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 4,",
         "FIT_EPOCHS, FIT_BATCH, FIT_LR, FIT_WARMUP = 5,",
     )
@@ -188,8 +188,8 @@ def test_code_counts_by_what_it_does(compared_data: Dataset, tmp_path: Path) -> 
         '_LEFT_OUT: dict[Split, int] = {"validation": 2',
         '_LEFT_OUT: dict[Split, int] = {"validation": 3',
     )
-    assert not changed("train/routing.py", "# bias of a route that is not on the ladder", "# another word")
-    assert not changed("train/routing.py", "Choose the ladder on validation", "Choose it elsewhere")
+    assert not changed("routing/distil.py", "# bias of a route that is not on the ladder", "# another word")
+    assert not changed("routing/distil.py", "Choose the ladder on validation", "Choose it elsewhere")
     assert not changed("compare/figures.py", "WIDTH = 760.0", "WIDTH = 761.0")
 
 

@@ -68,7 +68,7 @@ def test_the_wheel_holds_schemas_presets_data_and_licences(unpacked: Path) -> No
     for schema in (ROOT / "schemas").glob("*.json"):
         assert (unpacked / "canet_mobile" / "schemas" / schema.name).read_bytes() == schema.read_bytes()
     for keys in ("presets.toml", "variants.toml"):
-        assert (unpacked / "canet_mobile" / "train" / keys).is_file()
+        assert (unpacked / "canet_mobile" / "run" / keys).is_file()
     assert (unpacked / "canet_mobile" / "data" / "embedded" / "interactions.csv.gz").is_file()
     (info,) = unpacked.glob("*.dist-info")
     assert {"LICENSE", "NOTICE"} <= {path.name for path in info.rglob("*")}

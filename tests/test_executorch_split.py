@@ -57,6 +57,7 @@ class Exported:
         manifest: Any = SimpleNamespace(
             model_file="canet.pte",
             parts=[Part(name, tuple(users)) for name, users in self.result.parts.items()],
+            entries=("router", *(route.entry for route in self.job.routes)),
         )
         routes = tuple(PackageRoute(n, route, 1.0, 1.0) for n, route in enumerate(self.job.routes))
         package = Package(directory, directory, manifest, "", SPACE, routes, (), ())

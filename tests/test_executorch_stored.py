@@ -31,7 +31,8 @@ def test_a_constant_of_both_stores_needs_two_places(tmp_path: Path, monkeypatch:
     ]
     monkeypatch.setattr(stored, "expected_constants", lambda *_: constants)
 
-    def failures(program: bytes) -> list[str]:
+    def failures(constants: bytes) -> list[str]:
+        program = b"\0\0\0\0ET12" + constants
         opened = open_package(write_package(tmp_path / "package", CANET, program))
         return [
             failure.tensor

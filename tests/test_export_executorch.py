@@ -146,6 +146,12 @@ def test_every_method_is_one_delegate(either: Exported) -> None:
             "topk",
             "argmax",
             "_to_dim_order_copy",
+            # An id that is no item's becomes padding before the look-up, which stays outside, too.
+            "lt",
+            "ge",
+            "bitwise_or",
+            "where",
+            "scalar_tensor",
         }
         names = {name.split("::")[1].split(".")[0] for name in row.undelegated}
         assert names <= allowed

@@ -166,9 +166,11 @@ def plain_imports(text: str) -> list[int]:
 
 def test_onnxruntime_is_imported_in_one_place_only() -> None:
     assert plain_imports(HOME_OF_THE_IMPORT.read_text("utf-8")) != []
-    found = {
-        str(file): plain_imports(file.read_text("utf-8")) for file in SOURCES if file != HOME_OF_THE_IMPORT
-    }
+    # A child in an environment that holds nothing of ours; its parent has set the switch in its environment.
+    child, parent = (ROOT / "benchmarks" / name for name in ("_floor_child.py", "runtime_floors.py"))
+    assert "switch_off()" in parent.read_text("utf-8")
+    homes = {HOME_OF_THE_IMPORT, child}
+    found = {str(file): plain_imports(file.read_text("utf-8")) for file in SOURCES if file not in homes}
     assert len(found) > 100
     assert {file: lines for file, lines in found.items() if lines} == {}
 

@@ -12,7 +12,9 @@ PACKAGE = "canet_mobile"
 # What a job calls to train, to fit a router, to judge: these count, what they import, and what that imports.
 ROOTS = ("train/trainer.py", "routing/reroute.py", "compare/judge.py")
 # No figure comes from these: they write and check files, report, and say what is wrong.
-NO_FIGURES = frozenset({"errors.py", "files.py", "machine.py", "schema.py", "run/reporter.py"})
+NO_FIGURES = frozenset(
+    {"errors.py", "files.py", "machine.py", "schema.py", "strict_json.py", "run/reporter.py"}
+)
 
 
 @cache

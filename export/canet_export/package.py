@@ -56,7 +56,7 @@ class ExportOptions:
         minimum_os: see :class:`Job`.
         plain: see :class:`Job`.
         lengths: positions that each entry is written for; None chooses them by the validation histories, and
-            takes the model's L alone where all routes are exported.
+            takes the model's L alone where all routes are exported, or split.
         users: validation users on whom the package's accuracy is measured; 0 leaves it out.
         allow_accuracy_drop: export int4 even where it loses more than the bound.
     """
@@ -131,9 +131,11 @@ def prepare(
         split=options.split, minimum_os=options.minimum_os, plain=options.plain,
         item_labels=tuple(map(str, dataset.item_table().sort("index")["item_id"])),
     )  # fmt: skip
+    if options.split and len(options.lengths or ()) > 1:
+        raise UsageError("--split writes entries at one length", fix=f"--lengths {config.length}")
     if options.lengths is not None:
         job = replace(job, lengths=options.lengths)
-    elif options.routes is not None and not options.plain:
+    elif options.routes is not None and not (options.plain or options.split):
         job = replace(job, lengths=choose_lengths(job, _golden_histories(dataset, job)))
     users = held_out(dataset, "validation", limit=max(options.users, 1))
     return Prepared(job, higher, users, measure(model, job, users) if options.users else None)
