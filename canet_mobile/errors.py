@@ -58,7 +58,7 @@ class ParityError(CanetError):
     code = "parity"
 
 
-def typed(path: object) -> str:
+def quoted(path: object) -> str:
     """A path as it is typed in a shell, for a command in a fix."""
     return shlex.quote(str(path))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from canet_mobile.errors import UsageError, typed
+from canet_mobile.errors import UsageError, quoted
 
 FORMATS = ("csv", "tsv", "parquet", "recbole", "sequences")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -137,7 +137,7 @@ def import_(
         click.echo(json.dumps(dataset.manifest, indent=2, ensure_ascii=False))
         return
     _print_import(dataset.manifest, out)
-    click.echo(f"next: canet-mobile data describe {typed(out)}", err=True)
+    click.echo(f"next: canet-mobile data describe {quoted(out)}", err=True)
 
 
 @data.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from canet_mobile.errors import UsageError, typed
+from canet_mobile.errors import UsageError, quoted
 
 NEVER_STOPS_BEST = "the best epoch is the last one: more epochs would probably help"
 
@@ -158,5 +158,5 @@ def summary(run: Any) -> str:
         if routing.get("advice"):
             lines.append(f"advice         {sentence(routing['advice'])}")
     lines.append(f"training time  {progress['seconds'] / 60:.1f} min")
-    lines.append(f"next           canet-mobile evaluate {typed(run.directory)}")
+    lines.append(f"next           canet-mobile evaluate {quoted(run.directory)}")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ import torch
 
 from canet_mobile import __version__
 from canet_mobile.data.dataset import Dataset, load_dataset
-from canet_mobile.errors import CanetError, typed
+from canet_mobile.errors import CanetError, quoted
 from canet_mobile.files import (
     MANIFEST,
     REPLACES,
@@ -91,7 +91,7 @@ class Run:
             raise CanetError(
                 f"this run is {self.manifest['status']} and has no finished model yet",
                 where=self.directory,
-                fix=f"canet-mobile train --resume {typed(self.directory)}",
+                fix=f"canet-mobile train --resume {quoted(self.directory)}",
             )
         return model
 

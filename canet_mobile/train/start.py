@@ -12,7 +12,7 @@ from torch import nn
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.popularity import training_counts
 from canet_mobile.data.split import Windows
-from canet_mobile.errors import CanetError, typed
+from canet_mobile.errors import CanetError, quoted
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import Model, SearchesSizes, move
 from canet_mobile.run.checkpoint import build_any
@@ -77,7 +77,7 @@ def search_sizes(
             raise Interrupted(
                 f"stopped in the search for embedding sizes, step {step} of {total}",
                 where=store.run.directory,
-                fix=f"canet-mobile train --resume {typed(store.run.directory)}, which searches again",
+                fix=f"canet-mobile train --resume {quoted(store.run.directory)}, which searches again",
             )
     store.run.manifest["search"] = found = searched.found()
     if fabric.is_global_zero:

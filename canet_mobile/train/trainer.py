@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from canet_mobile.data.dataset import Dataset
 from canet_mobile.data.neighbours import find_neighbours
 from canet_mobile.data.split import HeldOut, Windows, held_out, training_windows
-from canet_mobile.errors import CanetError, typed
+from canet_mobile.errors import CanetError, quoted
 from canet_mobile.files import REPLACES, verify_files
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.recommender import SearchesSizes, move
@@ -188,7 +188,7 @@ def _epoch(session: _Session, step: Any, optimizer: Any, flag: dict[str, bool]) 
             raise Interrupted(
                 f"stopped at epoch {state.epoch + 1}, step {state.step_in_epoch} of {len(batches)}; saved",
                 where=session.store.run.directory,
-                fix=f"canet-mobile train --resume {typed(session.store.run.directory)}",
+                fix=f"canet-mobile train --resume {quoted(session.store.run.directory)}",
             )
         if late:
             state.stopped_by = "max_minutes"
@@ -300,5 +300,5 @@ def _polish(session: _Session, flag: dict[str, bool]) -> None:
         raise Interrupted(
             f"stopped while polishing, {asked}; the epochs before are saved",
             where=store.run.directory,
-            fix=f"canet-mobile train --resume {typed(store.run.directory)}, which polishes again",
+            fix=f"canet-mobile train --resume {quoted(store.run.directory)}, which polishes again",
         ) from None
