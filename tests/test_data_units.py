@@ -68,6 +68,14 @@ def test_a_stand_in_for_no_date_is_refused(tmp_path: Path, absent: str) -> None:
         import_times(tmp_path, [*dates, absent])
 
 
+def test_a_number_that_would_wrap_round_into_our_days_is_found() -> None:
+    wraps = (2**64 + START * 10**6) // 10**6 + 1  # times 10^6 this is a time of 2020, modulo 2^64
+    values = np.array([START, START + 1, wraps], np.int64)
+    with pytest.raises(WrongTime) as caught:
+        to_microseconds(values, numbers=True)
+    assert caught.value.row == 2
+
+
 def test_decades_that_no_log_spans_are_refused() -> None:
     times = np.array([START, START + 1, 473_385_600, START + 2, 4_000_000_000], np.int64)
     with pytest.raises(WrongTime, match="years"):

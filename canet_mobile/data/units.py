@@ -77,7 +77,8 @@ def to_microseconds(values: Floats | Ints, *, numbers: bool) -> tuple[Ints, Time
     unit = unit_of(abs(high)) if unit_of(abs(low)) == unit_of(abs(high)) else _most(np.abs(values))
     per = PER_UNIT[unit]
     if values.dtype.kind == "i":
-        whole = values.astype(np.int64)
+        most = int(9e18 / max(per, 1.0))  # beyond it the product would wrap round into some year of ours
+        whole = np.clip(values, -most, most).astype(np.int64)
         stamps = whole * int(per) if per >= 1 else whole // 1000
     else:
         with np.errstate(invalid="ignore", over="ignore"):
