@@ -166,6 +166,13 @@ LOOK_ALIKES = {
         ("user_id", "item_id", "timestamp"),
         [],
     ),
+    "tabs, the header alone in quotes": (
+        "log.tsv",
+        '"user_id"\t"item_id"\t"timestamp"\n'
+        + lines(lambda u, i, t: f"{u}\t{i}\t{1_600_000_000 + t}\t".rstrip()),
+        ("user_id", "item_id", "timestamp"),
+        [],
+    ),
     "pipes": (
         "log.txt",
         "user_id|item_id|timestamp\n" + lines(lambda u, i, t: f"{u}|{i}|{1_600_000_000 + t}"),

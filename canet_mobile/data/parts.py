@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from canet_mobile.data.names import counted
 from canet_mobile.errors import CanetError
 
 PARQUET = b"PAR1"
@@ -40,7 +41,7 @@ def parquet_parts(folder: Path, note: Callable[[str], None]) -> tuple[Path, ...]
             f"the folder holds no .parquet file{held}", where=folder, fix="name a file, or the right folder"
         )
     if others:
-        note(f"note: {len(others)} files of {folder} are not read: {_listed(others, folder)}")
+        note(f"note: {counted(len(others), 'file')} of {folder} not read: {_listed(others, folder)}")
     _refuse_outsiders(found, folder)
     return tuple(found)
 

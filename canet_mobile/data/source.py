@@ -142,8 +142,10 @@ def column_names(source: Source) -> list[str]:
 
 
 def first_row(source: Source) -> list[str]:
-    """The fields of a text's first line, whatever they are."""
-    return [field.strip() for field in _head_rows(source)[0]]
+    """The fields of a text's first line, whatever they are; marks around every name are no part of it."""
+    fields = [field.strip() for field in _head_rows(source)[0]]
+    enclosed = all(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
+    return [field[1:-1] for field in fields] if enclosed and source.header else fields
 
 
 def scan_table(source: Source) -> pl.LazyFrame:
