@@ -258,7 +258,9 @@ def _progress(target: str) -> Iterator[Callable[[str], None]]:
 
 
 def _print(manifest: dict[str, Any], folder: Path) -> None:
-    rows = len((folder / "golden.jsonl").read_text(encoding="utf-8").splitlines())
+    from canet_mobile.package.manifest import GOLDEN
+
+    rows = len((folder / GOLDEN).read_text(encoding="utf-8").splitlines())
     click.echo(
         f"{folder}  {manifest['target']}, {manifest['quantization']}, k={manifest['k']}, "
         f"seen={manifest['seen']}, {manifest['items']:,} items, {len(manifest['routes'])} route(s), router\n"

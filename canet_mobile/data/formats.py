@@ -12,7 +12,7 @@ import polars as pl
 
 from canet_mobile.data import parts
 from canet_mobile.data.names import headed, number_like, time_like
-from canet_mobile.data.source import FORMATS, Format, Source, announced_separator, read_head
+from canet_mobile.data.source import FORMATS, Format, Source, announced_separator, one_blank, read_head
 from canet_mobile.errors import CanetError, UsageError, nearest, unknown_name
 from canet_mobile.files import disk_errors
 
@@ -179,8 +179,7 @@ def _blank_separated(head: list[str], plain: Path, path: Path) -> tuple[Format, 
 
 def _shape(plain: Path) -> tuple[int, dict[int, int], int]:
     """Lines that are not blank, how many of them hold how many words, and how many first words there are."""
-    line = pl.col("line").str.strip_chars("\ufeff").str.strip_chars().str.replace_all(r"\s+", " ")
-    words = pl.scan_lines(plain, glob=False).select(line.alias("line")).filter(pl.col("line") != "")
+    words = pl.scan_lines(plain, glob=False).select(one_blank(pl.col("line"))).filter(pl.col("line") != "")
     counts = words.select(width=pl.col("line").str.count_matches(" ", literal=True) + 1)
     widths = dict(counts.group_by("width").len().collect(engine="streaming").iter_rows())
     users = words.select(pl.col("line").str.split(" ").list.first().n_unique()).collect(engine="streaming")

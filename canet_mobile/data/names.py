@@ -42,7 +42,8 @@ NULL_LIKE = frozenset(
     )
 )  # fmt: skip
 
-_EARLIEST, _LATEST = 315_532_800.0, 4_102_444_800.0  # seconds: 1980 and 2100
+# Seconds since 1970. Nobody's taps and purchases are older than 1980, or of the next century.
+EARLIEST_SECOND, LATEST_SECOND = 315_532_800, 4_102_444_800
 _ISO = re.compile(r"\d{4}[-/]\d{2}[-/]\d{2}([T ]\d{2}:\d{2}.*)?")
 
 
@@ -70,7 +71,7 @@ def time_like(text: str) -> bool:
     text = text.strip().strip('"')
     if number_like(text):
         size = float(text)
-        return any(_EARLIEST * unit <= size < _LATEST * unit for unit in (1, 1e3, 1e6, 1e9))
+        return any(EARLIEST_SECOND * unit <= size < LATEST_SECOND * unit for unit in (1, 1e3, 1e6, 1e9))
     return _ISO.fullmatch(text) is not None
 
 

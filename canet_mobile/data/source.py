@@ -174,12 +174,16 @@ def scan_table(source: Source) -> pl.LazyFrame:
     )  # fmt: skip
 
 
+def one_blank(line: pl.Expr) -> pl.Expr:
+    """Lines without a byte order mark and blanks at their ends, words a blank apart."""
+    return line.str.strip_chars("\ufeff").str.strip_chars().str.replace_all(r"\s+", " ")
+
+
 def scan_words(source: Source) -> pl.LazyFrame:
     """The ``words`` of every line after the header, blank lines included as empty lists."""
     lines = pl.scan_lines(source.text, glob=False).slice(source.lines_before_rows)
     line = pl.col("line").str.strip_chars("\ufeff").str.strip_chars_end("\r")
-    if source.separator == " ":
-        line = line.str.strip_chars().str.replace_all(r"\s+", " ")
+    line = one_blank(pl.col("line")) if source.separator == " " else line
     filled = line.str.strip_chars() != ""
     return lines.select(words=pl.when(filled).then(line.str.split(source.separator)).otherwise([]))
 

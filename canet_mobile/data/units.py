@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from canet_mobile.data.names import counted
+from canet_mobile.data.names import EARLIEST_SECOND, LATEST_SECOND, counted
 
 TimeUnit = Literal["s", "ms", "us", "ns", "YYYYMMDD", "YYYYMMDDHHMM", "YYYYMMDDHHMMSS", "datetime"]
 
@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 PER_UNIT: dict[TimeUnit, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # microseconds
 SECOND = 1_000_000
-# Nobody's taps and purchases are older, or of the next century; numbers below the first, in seconds, count.
-EARLIEST, LATEST = 315_532_800 * SECOND, 4_102_444_800 * SECOND
+# In microseconds. Numbers below the first, in seconds, count.
+EARLIEST, LATEST = EARLIEST_SECOND * SECOND, LATEST_SECOND * SECOND
 LONGEST_YEARS = 60
 
 _IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}

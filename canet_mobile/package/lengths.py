@@ -26,6 +26,11 @@ def held(seq: NDArray[np.int32]) -> int:
     return len(seq) - int(items[0]) if len(items) else 0
 
 
+def cut_to(seq: NDArray[np.int32], items: int) -> NDArray[np.int32]:
+    """A left-padded history [L] with its newest items alone, padding before them."""
+    return np.where(np.arange(len(seq)) < len(seq) - items, 0, seq).astype(np.int32)
+
+
 def shortest(lengths: Sequence[int], items: int) -> int:
     """The shortest of the lengths, ascending, that holds so many items; the longest for what is longer."""
     return next((length for length in lengths if length >= items), lengths[-1])

@@ -135,7 +135,11 @@ class IntegersRow:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where the bytes of the model file are; None: not measured."""
+    """Bytes of a model file by part; each constant is counted once, for the first part that holds it.
+
+    ``full_model_alone_bytes`` and ``separate_files_bytes`` are computed from the constants, with the bytes of
+    the graphs shared out by their number of blocks; nothing is exported to find them. None: not computed.
+    """
 
     total_bytes: int
     item_table_bytes: int

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from canet_mobile.errors import UsageError, unknown_name
 from canet_mobile.model.points import BALANCED
-from canet_mobile.package.lengths import entry_at, held, shortest
+from canet_mobile.package.lengths import cut_to, entry_at, held, shortest
 from canet_mobile.package.package import Package
 from canet_mobile.package.refusal import Code, Refused
 from canet_mobile.replay.guard import (
@@ -235,7 +235,7 @@ def warm_up(device: Device, entry: str, seq: Sequences) -> tuple[float, float]:
     load_ms = device.load(entry)
     first_ms = device.call(entry, seq, BALANCED).nanoseconds / 1e6
     for length in device.lengths or (len(seq),):
-        newest = np.where(np.arange(len(seq)) < len(seq) - length, 0, np.maximum(seq, 1)).astype(np.int32)
+        newest = cut_to(np.maximum(seq, 1), length)
         for _ in range(WARM_UPS):
             device.call(entry, newest, BALANCED)
     return load_ms, first_ms

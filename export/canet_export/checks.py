@@ -14,6 +14,7 @@ from canet_mobile.errors import CanetError
 from canet_mobile.evaluate.metrics import ndcg, standard_error
 from canet_mobile.model.canet import Canet
 from canet_mobile.model.points import BALANCED, POINTS
+from canet_mobile.package.lengths import cut_to
 from canet_mobile.package.lists import Check, Failure, compare_lists
 from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure, run_entry, run_router
@@ -109,8 +110,7 @@ def _cases(
         cases.append((name, seq))
     longest = queries.inputs(np.array([rows[1]]), length)[0]
     for shorter in lengths[:-1]:
-        newest = np.where(np.arange(length) < length - shorter, 0, longest).astype(np.int32)
-        cases.append((f"user {queries.users[rows[1]]}, newest {shorter} items", newest))
+        cases.append((f"user {queries.users[rows[1]]}, newest {shorter} items", cut_to(longest, shorter)))
     return cases
 
 

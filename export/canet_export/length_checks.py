@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from canet_export.checks import LIMITS
 from canet_mobile.model.points import BALANCED, POINTS
-from canet_mobile.package.lengths import held
+from canet_mobile.package.lengths import cut_to, held
 from canet_mobile.package.lists import Check, Failure, compare_lists
 from canet_mobile.package.package import Package
 from canet_mobile.replay.device import ROUTER, Device, RuntimeFailure
@@ -33,7 +33,7 @@ def check_lengths(device: Device, package: Package) -> Check:
     compared, differing = 0, 0
     for row in package.golden:
         for length in package.lengths[:-1]:
-            seq = np.where(np.arange(len(row.input)) < len(row.input) - length, 0, row.input).astype(np.int32)
+            seq = cut_to(row.input, length)
             case = f"golden.jsonl line {row.line}, newest {held(seq)}"
             for longer in package.lengths[package.lengths.index(length) + 1 :]:
                 compared += 1

@@ -66,9 +66,8 @@ def choose_lengths(job: Job, histories: NDArray[np.int32]) -> tuple[int, ...]:
     """
     config, space = job.canet.supernet.config, job.canet.space
     longest = config.length
-    taken = routes_at(job.reference, histories, BALANCED) if job.has_router else np.zeros(len(histories), int)
-    if not job.has_router:
-        taken = np.full(len(histories), space.id_of(job.routes[0]))
+    only = np.full(len(histories), space.id_of(job.routes[0]))
+    taken = routes_at(job.reference, histories, BALANCED) if job.has_router else only
     items = np.array([max(1, held(history)) for history in histories])
     cost_at = {n: _cost(job, n) for n in (*range(STEP, longest, STEP), longest)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ from canet_mobile.files import MANIFEST, describe_files, sha256_file, write_json
 from canet_mobile.model.costs import route_costs, router_executed_mflops, router_paper_mflops
 from canet_mobile.model.points import BALANCED, POINT_INPUT, POINTS
 from canet_mobile.model.space import Route
-from canet_mobile.package.lengths import held, shortest
+from canet_mobile.package.lengths import cut_to, held, shortest
 from canet_mobile.package.manifest import GOLDEN as GOLDEN_FILE
 from canet_mobile.package.manifest import ITEM_MAP as ITEMS_FILE
 from canet_mobile.package.manifest import SCHEMA_VERSION
@@ -77,9 +78,7 @@ def golden_rows(job: Job, histories: NDArray[np.int32]) -> list[dict[str, Any]]:
         items = np.resize(whole[whole > 0], len(whole))
         asked = {shortest(job.lengths, held(history)) for history in (single, whole)}
         repeated = [
-            np.where(np.arange(len(items)) < len(items) - length, 0, items)
-            for length in job.lengths
-            if length not in asked and len(job.lengths) > 1
+            cut_to(items, length) for length in job.lengths if length not in asked and len(job.lengths) > 1
         ]
         rows += [_golden_row(job, route, history) for history in (single, *repeated, whole)]
     return rows
@@ -186,7 +185,7 @@ def write_manifest(
             "tensors": len(integers.tensors),
             "higher_precision": sorted(higher_precision),
         },
-        "sizes": result.sizes.to_json(),
+        "sizes": asdict(result.sizes),
         "delegation": [row.to_json() for row in result.delegation],
         "item_map_sha256": sha256_file(directory / ITEMS_FILE),
         "dataset": dataset,

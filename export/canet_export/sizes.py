@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from canet_mobile.package.manifest import Sizes
+
 # Not stored by any target: zero points are zero.
 UNSTORED = "zero_point"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of a model file by part; each constant is counted once, for the first part that holds it.
-
-    ``full_model_alone_bytes`` and ``separate_files_bytes`` are computed from the constants, with the bytes of
-    the graphs shared out by their number of blocks; nothing is exported to find them.
-    """
-
-    total_bytes: int
-    item_table_bytes: int
-    classifier_bytes: int
-    layers_bytes: int
-    router_bytes: int
-    graph_bytes: int
-    full_model_alone_bytes: int | None
-    separate_files_bytes: int | None
-
-    def to_json(self) -> dict[str, int | None]:
-        """For manifests."""
-        return asdict(self)
 
 
 def constants(graph: nn.Module) -> Iterator[tuple[str, Tensor]]:
